@@ -1,0 +1,2 @@
+//! Writers (and readers) of profile formats: model -> `io::Write`, streaming; one file per format.
+#![forbid(unsafe_code)]
