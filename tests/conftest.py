@@ -129,20 +129,44 @@ def run_program(tmp_path: Path) -> Iterator[Any]:
 
 
 def dump_and_kill(process: subprocess.Popen[bytes]) -> None:
-    """SIGABRT makes faulthandler write the stacks of every thread, even of one that is stuck in C."""
-    kill_group(process.pid, signal.SIGABRT)
-    deadline = time.monotonic() + DUMP_SECONDS
-    # The leader is reaped by poll(); its children write their stacks, too, until the group is empty.
-    while (process.poll() is None or kill_group(process.pid, 0)) and time.monotonic() < deadline:
-        time.sleep(0.02)
+    """SIGABRT makes faulthandler write the stacks of every thread, even of one that is stuck in C.
+
+    One process after the other, or their stacks would be mixed letter by letter.
+    """
+    for pid in group_members(process.pid):
+        try:
+            os.kill(pid, signal.SIGABRT)
+        except ProcessLookupError:
+            continue
+        deadline = time.monotonic() + DUMP_SECONDS
+        while is_running(pid) and time.monotonic() < deadline:
+            time.sleep(0.01)
     kill_group(process.pid, signal.SIGKILL)
     process.wait()
 
 
-def kill_group(group: int, number: int) -> bool:
-    """Signals a process group; False when there is none any more."""
+def group_members(group: int) -> list[int]:
+    """The processes of a group, its leader last (what /proc does not tell, on other systems: the leader alone)."""
+    pids = [int(entry.name) for entry in Path("/proc").glob("[0-9]*")]
+    members = [pid for pid in pids if pid != group and process_stat(pid)[2:3] == [str(group)]]
+    return [*members, group]
+
+
+def is_running(pid: int) -> bool:
+    return process_stat(pid)[:1] not in ([], ["Z"], ["X"])
+
+
+def process_stat(pid: int) -> list[str]:
+    """State, parent, group, ... of a process; nothing when it is gone."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+    except OSError:
+        return []
+    return stat.rpartition(")")[2].split()
+
+
+def kill_group(group: int, number: int) -> None:
     try:
         os.killpg(group, number)
     except ProcessLookupError:
-        return False
-    return True
+        pass
