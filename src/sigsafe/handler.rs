@@ -1,0 +1,268 @@
+//! The sampling signal's handler: from the kernel's call to a record in the thread's ring.
+//!
+//! Runs on the sampled thread, at any instruction, with all signals but SIGSEGV and SIGBUS blocked. Its stack use is
+//! small: stacks are built in the thread's state.
+
+use crate::pywalk::{Interrupted, WalkOutcome, walk};
+use crate::stack::Stack;
+use crate::sys::{ErrnoGuard, clock_ns, pthread_self};
+use crate::thread::ThreadState;
+use crate::zone::{Runtime, ZONE};
+use core::ffi::{c_int, c_void};
+use core::sync::atomic::Ordering;
+
+/// Facts about a sample that are not frames.
+pub mod flags {
+    /// The thread had a Python thread state.
+    pub const PYTHON: u64 = 1;
+    /// It held the GIL (or, free-threaded, was attached).
+    pub const ATTACHED: u64 = 2;
+    /// The Python frames could not be followed.
+    pub const BROKEN: u64 = 4;
+}
+
+/// Words of a record before its frames: header, time, weight, omitted frames.
+pub const HEADER_WORDS: usize = 4;
+
+/// A record's first word. `shared` frames at the root end are those of the thread's previous record.
+#[derive(Clone, Copy, Debug)]
+pub struct Header {
+    pub flags: u64,
+    pub frames: u64,
+    pub shared: u64,
+}
+
+impl Header {
+    #[inline(always)]
+    #[must_use]
+    pub const fn pack(self) -> u64 {
+        (self.flags & 0xffff) | ((self.frames & 0xffff) << 16) | ((self.shared & 0xffff) << 32)
+    }
+
+    #[inline(always)]
+    #[must_use]
+    pub const fn unpack(word: u64) -> Self {
+        Self { flags: word & 0xffff, frames: (word >> 16) & 0xffff, shared: (word >> 32) & 0xffff }
+    }
+}
+
+/// The thread state of the running thread, or 0 when it is not a Python thread; and whether it is attached.
+#[inline(always)]
+fn current_tstate(runtime: &Runtime) -> (usize, bool) {
+    // SAFETY: both getters only read a thread-specific slot or a static; they are documented to need no GIL.
+    let (own, current) = unsafe { ((runtime.gilstate)(), (runtime.unchecked)()) };
+    if runtime.layout.minor >= 12 {
+        // CPYTHON 3.12+: a sub-interpreter's state may be current while the gilstate slot follows it.
+        return if current != 0 { (current, true) } else { (own, false) };
+    }
+    // CPYTHON 3.9-3.11: `current` is whoever holds the GIL; it is ours only if it says so.
+    let thread_id = runtime.layout.tstate_thread_id;
+    let is_ours = current != 0 && crate::mem::load_word(current.wrapping_add(thread_id)) == Some(pthread_self());
+    if is_ours { (current, true) } else { (own, false) }
+}
+
+#[inline(always)]
+fn interrupted(context: *mut c_void) -> Interrupted {
+    if context.is_null() {
+        return Interrupted::default();
+    }
+    // SAFETY: the kernel passes a ucontext to SA_SIGINFO handlers.
+    #[cfg(target_arch = "x86_64")]
+    let pc = unsafe {
+        let gregs = &(*context.cast::<libc::ucontext_t>()).uc_mcontext.gregs;
+        gregs.get(libc::REG_RIP as usize).copied().unwrap_or(0) as usize
+    };
+    // SAFETY: as above.
+    #[cfg(target_arch = "aarch64")]
+    let pc = unsafe { (*context.cast::<libc::ucontext_t>()).uc_mcontext.pc as usize };
+    Interrupted { pc }
+}
+
+/// The handler of the sampling signal.
+///
+/// # Safety
+/// Only the kernel calls it, through `sigaction` with SA_SIGINFO.
+pub unsafe extern "C" fn on_sample(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
+    let _errno = ErrnoGuard::save();
+    // SAFETY: SA_SIGINFO passes a valid siginfo.
+    let state = unsafe { find_state(info) };
+    match state {
+        Some(state) => sample(state, context),
+        // SAFETY: the arguments are the kernel's.
+        None => unsafe { pass_on(signal, info, context) },
+    }
+}
+
+/// The state a signal of ours carries; `None` for somebody else's signal.
+#[inline(always)]
+unsafe fn find_state(info: *mut libc::siginfo_t) -> Option<&'static ThreadState> {
+    const POLL_IN: c_int = 1;
+    // SAFETY: the caller passes the kernel's siginfo; the fields read are those of the si_code at hand.
+    unsafe {
+        match (*info).si_code {
+            libc::SI_TIMER | libc::SI_QUEUE => ZONE.state_at((*info).si_value().sival_ptr as usize),
+            // A perf event's overflow, by F_SETSIG: `si_fd` follows `si_band` in the SIGPOLL layout.
+            POLL_IN => {
+                const SI_FD: usize = 24;
+                ZONE.state_of_fd(info.cast::<u8>().add(SI_FD).cast::<c_int>().read())
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Not ours: to the handler that was there before us, or nowhere (the signal's default is to be ignored).
+#[cold]
+unsafe fn pass_on(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
+    let chained = ZONE.chained.load(Ordering::Acquire);
+    if chained == libc::SIG_DFL || chained == libc::SIG_IGN {
+        ZONE.foreign.fetch_add(1, Ordering::Relaxed);
+        return;
+    }
+    // SAFETY: `chained` came out of sigaction, with the flag that says which of the two types it has.
+    unsafe {
+        if ZONE.chained_is_siginfo.load(Ordering::Acquire) {
+            let handler: extern "C" fn(c_int, *mut libc::siginfo_t, *mut c_void) = core::mem::transmute(chained);
+            handler(signal, info, context);
+        } else {
+            let handler: extern "C" fn(c_int) = core::mem::transmute(chained);
+            handler(signal);
+        }
+    }
+}
+
+/// Takes one sample of the running thread.
+fn sample(state: &ThreadState, context: *mut c_void) {
+    state.entered.fetch_add(1, Ordering::AcqRel);
+    state.pending.store(false, Ordering::Release);
+    // ORDER: `active` is read after `entered` is raised, so a stop that saw us quiet is seen by us as inactive.
+    if ZONE.active.load(Ordering::SeqCst)
+        && let Some(runtime) = ZONE.runtime()
+    {
+        let begin = clock_ns(libc::CLOCK_MONOTONIC);
+        capture(state, runtime, context, begin);
+        let end = clock_ns(libc::CLOCK_MONOTONIC);
+        state.handler_ns.fetch_add(end.wrapping_sub(begin), Ordering::Relaxed);
+    }
+    state.exited.fetch_add(1, Ordering::Release);
+}
+
+fn capture(state: &ThreadState, runtime: &Runtime, context: *mut c_void, now: u64) {
+    let cpu = clock_ns(libc::CLOCK_THREAD_CPUTIME_ID);
+    let last_cpu = state.last_cpu_ns.load(Ordering::Relaxed);
+    if cpu < last_cpu {
+        // The thread id was taken over by a younger thread before the manager noticed.
+        state.losses.stale.fetch_add(1, Ordering::Relaxed);
+        return;
+    }
+    let weight = if ZONE.wall.load(Ordering::Relaxed) {
+        now.saturating_sub(state.last_wall_ns.swap(now, Ordering::AcqRel))
+    } else {
+        cpu.wrapping_sub(last_cpu)
+    };
+    state.last_cpu_ns.store(cpu, Ordering::Relaxed);
+
+    let (tstate, attached) = current_tstate(runtime);
+    // SAFETY: only this handler, on this thread, uses `scratch` and `last` (see ThreadState).
+    let (scratch, last) = unsafe { (&mut *state.scratch.get(), &mut *state.last.get()) };
+    let mut flag = 0;
+    scratch.clear();
+    if tstate != 0 {
+        state.tstate.store(tstate, Ordering::Relaxed);
+        flag |= flags::PYTHON | if attached { flags::ATTACHED } else { 0 };
+        match walk(runtime, tstate, interrupted(context), scratch) {
+            WalkOutcome::Complete => {}
+            WalkOutcome::Restarted => {
+                state.losses.restarted.fetch_add(1, Ordering::Relaxed);
+            }
+            WalkOutcome::Broken => {
+                flag |= flags::BROKEN;
+                state.losses.broken_stack.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+    if scratch.omitted != 0 {
+        state.losses.truncated.fetch_add(1, Ordering::Relaxed);
+    }
+    commit(state, scratch, last, flag, now, weight);
+    vary_period(state);
+}
+
+/// Writes the record: only the frames that differ from the thread's previous record.
+fn commit(state: &ThreadState, stack: &Stack, last: &mut Stack, flag: u64, now: u64, weight: u64) {
+    // ORDER: read before comparing: if code objects are released after this, the consumer still resolves this record
+    // against the stack it already knows, because a release waits for this handler.
+    let generation = ZONE.release_generation.load(Ordering::Acquire);
+    let same_generation = state.last_generation.load(Ordering::Relaxed) == generation;
+    let shared = if same_generation { stack.shared_with(last) } else { 0 };
+    let fresh = stack.frames().len().wrapping_sub(shared);
+    let words = HEADER_WORDS.wrapping_add(fresh.wrapping_mul(2));
+    let Some(mut record) = state.ring.begin(words) else {
+        state.losses.ring_full.fetch_add(1, Ordering::Relaxed);
+        state.losses.dropped_ns.fetch_add(weight, Ordering::Relaxed);
+        return;
+    };
+    record.put(Header { flags: flag, frames: fresh as u64, shared: shared as u64 }.pack());
+    record.put(now);
+    record.put(weight);
+    record.put(u64::from(stack.omitted));
+    for frame in stack.frames().iter().take(fresh) {
+        record.put(frame.code as u64);
+        record.put(frame.offset as u64);
+    }
+    record.commit();
+    state.samples.fetch_add(1, Ordering::Relaxed);
+    state.weight_ns.fetch_add(weight, Ordering::Relaxed);
+    last.copy_from(stack);
+    state.last_generation.store(generation, Ordering::Relaxed);
+}
+
+/// A fixed period can run in step with the program (2 ms bursts, 10 ms period): perf periods are varied by +-50 %.
+fn vary_period(state: &ThreadState) {
+    let period = ZONE.perf_period_ns.load(Ordering::Relaxed);
+    let fd = state.perf_fd.load(Ordering::Relaxed);
+    if period == 0 || fd < 0 {
+        return;
+    }
+    let mut random = state.random.load(Ordering::Relaxed);
+    random ^= random << 13;
+    random ^= random >> 7;
+    random ^= random << 17;
+    state.random.store(random, Ordering::Relaxed);
+    if random & ZONE.perf_vary_mask.load(Ordering::Relaxed) != 0 {
+        return;
+    }
+    const PERF_EVENT_IOC_PERIOD: libc::c_ulong = 0x4008_2404;
+    const PARTS: u64 = 1024;
+    let next = (period >> 1).wrapping_add(period.wrapping_mul((random >> 32) & (PARTS - 1)) / PARTS).max(1);
+    // SAFETY: the ioctl reads one u64; on a descriptor that is being closed it fails, which is fine.
+    unsafe { libc::ioctl(fd, PERF_EVENT_IOC_PERIOD as _, &raw const next) };
+}
+
+/// Handler of SIGSEGV and SIGBUS: lets a guarded load fail, passes everything else on.
+///
+/// True when the fault was ours and the context now continues at the load's landing.
+///
+/// # Safety
+/// `context` is the kernel's ucontext of a fault on this thread.
+#[must_use]
+pub unsafe fn absorb_fault(context: *mut c_void) -> bool {
+    if context.is_null() {
+        return false;
+    }
+    // SAFETY: promised by the caller.
+    unsafe {
+        let machine = &mut (*context.cast::<libc::ucontext_t>()).uc_mcontext;
+        #[cfg(target_arch = "x86_64")]
+        let Some(pc) = machine.gregs.get_mut(libc::REG_RIP as usize) else { return false };
+        #[cfg(target_arch = "aarch64")]
+        let pc = &mut machine.pc;
+        match crate::mem::fixup(*pc as usize) {
+            Some(landing) => {
+                *pc = landing as _;
+                true
+            }
+            None => false,
+        }
+    }
+}

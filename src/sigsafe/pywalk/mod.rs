@@ -1,0 +1,180 @@
+//! Walking a thread's Python frames by guarded loads. Runs in the signal handler of the thread itself, or on the manager
+//! thread for a thread that is proven not to run. Never writes, never takes a reference, always ends.
+//!
+//! One file per way CPython hangs frames off the thread state: [`v39`] (3.9, 3.10), [`v311`] (3.11, 3.12), [`v313`] (3.13+).
+
+pub mod v311;
+pub mod v313;
+pub mod v39;
+
+use crate::layout::{FrameChain, Layout, OWNER_CSTACK};
+use crate::mem::{is_plausible, load_u8, load_u32, load_word};
+use crate::stack::{LEAF_FRAMES, ROOT_FRAMES, RawFrame, Stack};
+use crate::zone::Runtime;
+
+/// More frames than any stack has: CPython's recursion limit is a 32-bit int, but a C `Py_EnterRecursiveCall` stack ends
+/// far below; 2^22 frames of 80 bytes would be 320 MB of frames.
+const MAX_STEPS: u32 = 1 << 22;
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum WalkOutcome {
+    /// The chain was followed to its root.
+    Complete,
+    /// The innermost call was being set up: the stack begins at its caller.
+    Restarted,
+    /// The chain could not be followed; the frames are not to be used.
+    Broken,
+}
+
+/// What a signal handler knows of the interrupted code; zero for a remote walk.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Interrupted {
+    pub pc: usize,
+}
+
+/// One link of the chain.
+#[derive(Clone, Copy, Debug)]
+struct Link {
+    code: usize,
+    instr: usize,
+    previous: usize,
+    /// A frame without Python code, between C and Python.
+    shim: bool,
+}
+
+#[inline(always)]
+fn read_link(layout: &Layout, frame: usize) -> Option<Link> {
+    if !is_plausible(frame) {
+        return None;
+    }
+    let code = load_word(frame.wrapping_add(layout.frame_code))?;
+    let previous = load_word(frame.wrapping_add(layout.frame_previous))?;
+    let (instr, shim) = match layout.frame_owner {
+        Some(owner) => (
+            load_word(frame.wrapping_add(layout.frame_instr))?,
+            // CPYTHON 3.11: no shim frames, and the byte at `owner` never reaches this value there.
+            load_u8(frame.wrapping_add(owner))? >= OWNER_CSTACK,
+        ),
+        None => (load_u32(frame.wrapping_add(layout.frame_instr))? as usize, false),
+    };
+    Some(Link { code: code & !layout.code_tag_mask, instr, previous, shim })
+}
+
+/// Turns a link into a frame, checking that its code really is a code object.
+#[inline(always)]
+fn to_frame(runtime: &Runtime, frame: usize, link: &Link) -> Option<RawFrame> {
+    let layout = runtime.layout;
+    if !is_plausible(link.code) || load_word(link.code.wrapping_add(layout.ob_type))? != runtime.code_type {
+        return None;
+    }
+    let offset = match layout.chain {
+        FrameChain::FrameObjects => {
+            let lasti = link.instr as i32 as i64;
+            // CPYTHON 3.10: `f_lasti` counts 2-byte instructions.
+            if layout.minor >= 10 { lasti.wrapping_mul(2) } else { lasti }
+        }
+        _ => link.instr.wrapping_sub(instructions(layout, frame, link.code)?) as i64,
+    };
+    Some(RawFrame { code: link.code, offset })
+}
+
+/// Where the frame's instructions start.
+#[inline(always)]
+fn instructions(layout: &Layout, frame: usize, code: usize) -> Option<usize> {
+    if let (Some(index_at), Some(table_at)) = (layout.frame_tlbc_index, layout.code_tlbc) {
+        // CPYTHON 3.14t+: each thread runs its own copy of the bytecode; entry 0 is the one in the code object.
+        let index = load_u32(frame.wrapping_add(index_at))? as usize;
+        if index != 0 {
+            const ENTRIES: usize = 8;
+            let table = load_word(code.wrapping_add(table_at))?;
+            if !is_plausible(table) || index >= load_word(table)? {
+                return None;
+            }
+            return load_word(table.wrapping_add(ENTRIES).wrapping_add(index.wrapping_mul(8)));
+        }
+    }
+    Some(code.wrapping_add(layout.code_instructions))
+}
+
+/// Follows the chain from `frame` to its root. Deep stacks keep both ends; the middle is only counted.
+fn follow(runtime: &Runtime, mut frame: usize, out: &mut Stack) -> WalkOutcome {
+    let layout = runtime.layout;
+    let mut steps: u32 = 0;
+    while frame != 0 && out.frames().len() < LEAF_FRAMES {
+        steps = steps.wrapping_add(1);
+        if steps > MAX_STEPS {
+            return WalkOutcome::Broken;
+        }
+        let Some(link) = read_link(layout, frame) else { return WalkOutcome::Broken };
+        if !link.shim {
+            match to_frame(runtime, frame, &link) {
+                Some(raw) => out.push(raw),
+                None => return WalkOutcome::Broken,
+            };
+        }
+        frame = link.previous;
+    }
+    if frame == 0 {
+        return WalkOutcome::Complete;
+    }
+    follow_deep(runtime, frame, out, steps)
+}
+
+/// The rest of a deep stack: remembers where the last `ROOT_FRAMES` Python frames were, then captures those.
+#[cold]
+fn follow_deep(runtime: &Runtime, mut frame: usize, out: &mut Stack, mut steps: u32) -> WalkOutcome {
+    let layout = runtime.layout;
+    let mut trail = [0_usize; ROOT_FRAMES];
+    let mut seen: usize = 0;
+    while frame != 0 {
+        steps = steps.wrapping_add(1);
+        if steps > MAX_STEPS || !is_plausible(frame) {
+            return WalkOutcome::Broken;
+        }
+        let shim = match layout.frame_owner {
+            Some(owner) => match load_u8(frame.wrapping_add(owner)) {
+                Some(owner) => owner >= OWNER_CSTACK,
+                None => return WalkOutcome::Broken,
+            },
+            None => false,
+        };
+        if !shim {
+            if let Some(slot) = trail.get_mut(seen % ROOT_FRAMES) {
+                *slot = frame;
+            }
+            seen = seen.wrapping_add(1);
+        }
+        let Some(previous) = load_word(frame.wrapping_add(layout.frame_previous)) else {
+            return WalkOutcome::Broken;
+        };
+        frame = previous;
+    }
+    let kept = seen.min(ROOT_FRAMES);
+    out.omitted = seen.wrapping_sub(kept) as u32;
+    for position in seen.wrapping_sub(kept)..seen {
+        let at = trail.get(position % ROOT_FRAMES).copied().unwrap_or(0);
+        match read_link(layout, at).and_then(|link| to_frame(runtime, at, &link)) {
+            Some(raw) => out.push(raw),
+            None => return WalkOutcome::Broken,
+        };
+    }
+    WalkOutcome::Complete
+}
+
+/// Captures the Python stack of thread state `tstate` into `out`.
+#[inline]
+pub fn walk(runtime: &Runtime, tstate: usize, at: Interrupted, out: &mut Stack) -> WalkOutcome {
+    out.clear();
+    if !is_plausible(tstate) {
+        return WalkOutcome::Broken;
+    }
+    let outcome = match runtime.layout.chain {
+        FrameChain::FrameObjects => v39::walk(runtime, tstate, out),
+        FrameChain::CFrameEntry | FrameChain::CFrameShim => v311::walk(runtime, tstate, at, out),
+        FrameChain::CurrentFrame => v313::walk(runtime, tstate, out),
+    };
+    if outcome == WalkOutcome::Broken {
+        out.clear();
+    }
+    outcome
+}

@@ -1,0 +1,122 @@
+//! What the sampler knows of one thread. Lives in a pool that is never unmapped, so a late signal finds valid memory.
+//!
+//! The manager thread prepares a state, arms the thread's source of signals with its address, and takes it back only when the
+//! thread is gone (then nothing can be pending for it). The handler is the single producer of `ring` and the only
+//! user of `scratch` and `last`.
+
+use crate::ring::Ring;
+use crate::stack::Stack;
+use core::cell::UnsafeCell;
+use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, AtomicUsize, Ordering};
+
+/// Why a sample or a part of it was lost, counted by the handler.
+#[derive(Default, Debug)]
+pub struct Losses {
+    /// The ring was full: the record was dropped, its weight goes to `dropped_ns`.
+    pub ring_full: AtomicU64,
+    pub dropped_ns: AtomicU64,
+    /// The chain of frames could not be followed to its root: Python part unresolved.
+    pub broken_stack: AtomicU64,
+    /// Deeper than the frame buffer: the middle is left out.
+    pub truncated: AtomicU64,
+    /// The walk was restarted from the calling C frame (CPython 3.11/3.12 call window).
+    pub restarted: AtomicU64,
+    /// A signal that belonged to an earlier thread or session.
+    pub stale: AtomicU64,
+}
+
+#[derive(Debug)]
+#[repr(C, align(128))]
+pub struct ThreadState {
+    /// Kernel thread id; 0 while the state is unused.
+    pub tid: AtomicI32,
+    /// Between a signal's sending and its handling: at most one sample is asked for at a time.
+    pub pending: AtomicBool,
+    /// The thread's CPU clock at its previous sample (or when sampling began).
+    pub last_cpu_ns: AtomicU64,
+    /// CLOCK_MONOTONIC at its previous sample.
+    pub last_wall_ns: AtomicU64,
+    /// Handler entries and exits: equal means no handler is inside.
+    pub entered: AtomicU64,
+    pub exited: AtomicU64,
+    /// The Python thread state the last handler run saw; a hint for the remote walk, which verifies it.
+    pub tstate: AtomicUsize,
+    pub samples: AtomicU64,
+    pub handler_ns: AtomicU64,
+    pub weight_ns: AtomicU64,
+    pub losses: Losses,
+    /// Perf event whose period the handler varies, or -1.
+    pub perf_fd: AtomicI32,
+    /// State of the handler's xorshift generator, never 0.
+    pub random: AtomicU64,
+    /// The release generation `last` was captured under.
+    pub(crate) last_generation: AtomicU64,
+    pub(crate) scratch: UnsafeCell<Stack>,
+    pub(crate) last: UnsafeCell<Stack>,
+    pub ring: Ring,
+}
+
+// SAFETY: `scratch` and `last` are touched by the handler only, which does not nest (its signal is masked inside it) and
+// runs on one thread; everything else is atomic or `Sync`.
+unsafe impl Sync for ThreadState {}
+
+impl ThreadState {
+    /// # Safety
+    /// As [`Ring::new`] for `ring_words`.
+    #[must_use]
+    pub unsafe fn new(ring_words: *mut u64) -> Self {
+        Self {
+            tid: AtomicI32::new(0),
+            pending: AtomicBool::new(false),
+            last_cpu_ns: AtomicU64::new(0),
+            last_wall_ns: AtomicU64::new(0),
+            entered: AtomicU64::new(0),
+            exited: AtomicU64::new(0),
+            tstate: AtomicUsize::new(0),
+            samples: AtomicU64::new(0),
+            handler_ns: AtomicU64::new(0),
+            weight_ns: AtomicU64::new(0),
+            losses: Losses::default(),
+            perf_fd: AtomicI32::new(-1),
+            random: AtomicU64::new(1),
+            last_generation: AtomicU64::new(u64::MAX),
+            scratch: UnsafeCell::new(Stack::new()),
+            last: UnsafeCell::new(Stack::new()),
+            // SAFETY: passed on to the caller.
+            ring: unsafe { Ring::new(ring_words) },
+        }
+    }
+
+    /// True when no handler is running on this state.
+    #[must_use]
+    pub fn is_quiet(&self) -> bool {
+        let exited = self.exited.load(Ordering::Acquire);
+        // ORDER: `exited` first: an entry after it only makes the answer "not quiet".
+        self.entered.load(Ordering::Acquire) == exited
+    }
+
+    /// Forgets the thread; only when no handler can run on this state any more.
+    pub fn reset(&self) {
+        for counter in [
+            &self.last_cpu_ns,
+            &self.last_wall_ns,
+            &self.samples,
+            &self.handler_ns,
+            &self.weight_ns,
+            &self.losses.ring_full,
+            &self.losses.dropped_ns,
+            &self.losses.broken_stack,
+            &self.losses.truncated,
+            &self.losses.restarted,
+            &self.losses.stale,
+        ] {
+            counter.store(0, Ordering::Relaxed);
+        }
+        self.last_generation.store(u64::MAX, Ordering::Relaxed);
+        self.tstate.store(0, Ordering::Relaxed);
+        self.pending.store(false, Ordering::Relaxed);
+        self.perf_fd.store(-1, Ordering::Relaxed);
+        self.exited.store(self.entered.load(Ordering::Relaxed), Ordering::Relaxed);
+        self.tid.store(0, Ordering::Release);
+    }
+}

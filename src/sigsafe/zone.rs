@@ -1,0 +1,134 @@
+//! What a handler may look at: one static, filled before the first signal can arrive.
+
+use crate::layout::Layout;
+use crate::thread::ThreadState;
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
+
+/// A CPython function that gives a thread state and takes nothing.
+pub type TstateGetter = unsafe extern "C" fn() -> usize;
+
+/// What the walk needs to know of the interpreter in this process.
+#[derive(Clone, Copy, Debug)]
+pub struct Runtime {
+    pub layout: &'static Layout,
+    /// `&PyCode_Type`.
+    pub code_type: usize,
+    /// `PyGILState_GetThisThreadState`: a `pthread_getspecific`.
+    pub gilstate: TstateGetter,
+    /// `_PyThreadState_UncheckedGet` / `PyThreadState_GetUnchecked`.
+    pub unchecked: TstateGetter,
+    /// Address of `_PyEval_EvalFrameDefault`, or 0.
+    pub eval: usize,
+}
+
+/// Which descriptor belongs to which thread state, for signals that carry `si_fd`.
+pub const MAX_FDS: usize = 1 << 16;
+
+#[derive(Debug)]
+pub struct Zone {
+    /// While false a handler returns at once.
+    pub active: AtomicBool,
+    /// Wall clock weights instead of CPU weights.
+    pub wall: AtomicBool,
+    runtime: AtomicPtr<Runtime>,
+    /// The pool's address range: a pointer that came with a signal is one of ours only if it lies inside.
+    pool_start: AtomicUsize,
+    pool_end: AtomicUsize,
+    /// Grows when code objects are released, which makes "same as the last stack" meaningless.
+    pub release_generation: AtomicU64,
+    /// Signals that were not ours and had no handler to go to.
+    pub foreign: AtomicU64,
+    /// `MAX_FDS` pointers, or null.
+    fds: AtomicPtr<AtomicPtr<ThreadState>>,
+    /// Perf period in ns to vary around, 0: leave it alone.
+    pub perf_period_ns: AtomicU64,
+    /// The handler varies the period when the random number's low bits under this mask are 0.
+    pub perf_vary_mask: AtomicU64,
+    /// The disposition our handler replaced: what a foreign signal is passed on to.
+    pub chained: AtomicUsize,
+    pub chained_is_siginfo: AtomicBool,
+}
+
+pub static ZONE: Zone = Zone {
+    active: AtomicBool::new(false),
+    wall: AtomicBool::new(false),
+    runtime: AtomicPtr::new(core::ptr::null_mut()),
+    pool_start: AtomicUsize::new(0),
+    pool_end: AtomicUsize::new(0),
+    release_generation: AtomicU64::new(0),
+    foreign: AtomicU64::new(0),
+    fds: AtomicPtr::new(core::ptr::null_mut()),
+    perf_period_ns: AtomicU64::new(0),
+    perf_vary_mask: AtomicU64::new(0),
+    chained: AtomicUsize::new(0),
+    chained_is_siginfo: AtomicBool::new(false),
+};
+
+impl Zone {
+    pub fn set_runtime(&self, runtime: &'static Runtime) {
+        self.runtime.store(core::ptr::from_ref(runtime).cast_mut(), Ordering::Release);
+    }
+
+    #[inline(always)]
+    #[must_use]
+    pub fn runtime(&self) -> Option<&'static Runtime> {
+        // SAFETY: only `set_runtime` stores here, and only `&'static Runtime`s.
+        unsafe { self.runtime.load(Ordering::Acquire).as_ref() }
+    }
+
+    /// # Safety
+    /// `start..end` holds initialised `ThreadState`s and stays mapped for ever.
+    pub unsafe fn set_pool(&self, start: *const ThreadState, end: *const ThreadState) {
+        self.pool_start.store(start as usize, Ordering::Release);
+        self.pool_end.store(end as usize, Ordering::Release);
+    }
+
+    /// The thread state a signal's `sival_ptr` names, if it is one.
+    #[inline(always)]
+    #[must_use]
+    pub fn state_at(&self, addr: usize) -> Option<&'static ThreadState> {
+        let start = self.pool_start.load(Ordering::Acquire);
+        let end = self.pool_end.load(Ordering::Acquire);
+        let inside = addr >= start && addr < end;
+        if !inside || !addr.wrapping_sub(start).is_multiple_of(size_of::<ThreadState>()) {
+            return None;
+        }
+        // SAFETY: `set_pool` promised an initialised state at every multiple of its size in this range.
+        unsafe { (addr as *const ThreadState).as_ref() }
+    }
+
+    /// # Safety
+    /// `table` points to `MAX_FDS` pointers and stays mapped for ever.
+    pub unsafe fn set_fd_table(&self, table: *mut AtomicPtr<ThreadState>) {
+        self.fds.store(table, Ordering::Release);
+    }
+
+    #[inline(always)]
+    fn fd_slot(&self, fd: i32) -> Option<&AtomicPtr<ThreadState>> {
+        let table = self.fds.load(Ordering::Acquire);
+        let index = usize::try_from(fd).ok().filter(|fd| *fd < MAX_FDS)?;
+        if table.is_null() {
+            return None;
+        }
+        // SAFETY: `set_fd_table` promised MAX_FDS entries.
+        unsafe { table.add(index).as_ref() }
+    }
+
+    /// Says whose samples `fd` makes; false when the descriptor is too large for the table.
+    pub fn bind_fd(&self, fd: i32, state: *const ThreadState) -> bool {
+        match self.fd_slot(fd) {
+            Some(slot) => {
+                slot.store(state.cast_mut(), Ordering::Release);
+                true
+            }
+            None => false,
+        }
+    }
+
+    #[inline(always)]
+    #[must_use]
+    pub fn state_of_fd(&self, fd: i32) -> Option<&'static ThreadState> {
+        // SAFETY: `bind_fd` stores null or a pool state.
+        self.fd_slot(fd).and_then(|slot| unsafe { slot.load(Ordering::Acquire).as_ref() })
+    }
+}
