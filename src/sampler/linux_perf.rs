@@ -1,0 +1,114 @@
+//! Perf task-clock events, kernel time included: exact in CPU time at any interval, nothing runs while a thread sleeps.
+//!
+//! Needs `perf_event_paranoid` <= 1 or CAP_PERFMON: with kernel time excluded (what others may open) its time would be charged
+//! to the next user-mode sample, which is precise and wrong.
+
+use super::signals::SAMPLE_SIGNAL;
+use spprof_sigsafe::thread::ThreadState;
+use spprof_sigsafe::zone::ZONE;
+use std::io;
+use std::os::fd::RawFd;
+use std::sync::atomic::Ordering;
+
+const PERF_TYPE_SOFTWARE: u32 = 1;
+const PERF_COUNT_SW_TASK_CLOCK: u64 = 1;
+const PERF_FLAG_FD_CLOEXEC: libc::c_ulong = 8;
+const PERF_EVENT_IOC_ENABLE: libc::c_ulong = 0x2400;
+const PERF_EVENT_IOC_DISABLE: libc::c_ulong = 0x2401;
+const F_SETSIG: i32 = 10;
+const F_GETSIG: i32 = 11;
+const F_SETOWN_EX: i32 = 15;
+const F_OWNER_TID: i32 = 0;
+const DISABLED: u64 = 1;
+const EXCLUDE_HV: u64 = 1 << 6;
+
+/// `struct perf_event_attr`, first published size (linux/perf_event.h, PERF_ATTR_SIZE_VER0).
+#[repr(C)]
+#[derive(Default)]
+struct Attr {
+    kind: u32,
+    size: u32,
+    config: u64,
+    sample_period: u64,
+    sample_type: u64,
+    read_format: u64,
+    bits: u64,
+    wakeup_events: u32,
+    bp_type: u32,
+    config1: u64,
+}
+const _: () = assert!(size_of::<Attr>() == 64);
+
+#[repr(C)]
+struct OwnerEx {
+    kind: i32,
+    pid: i32,
+}
+
+#[derive(Debug)]
+pub struct PerfEvent(RawFd);
+
+fn check(result: i32) -> io::Result<i32> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+fn open(tid: i32, interval_ns: u64) -> io::Result<PerfEvent> {
+    let attr = Attr {
+        kind: PERF_TYPE_SOFTWARE,
+        size: size_of::<Attr>() as u32,
+        config: PERF_COUNT_SW_TASK_CLOCK,
+        sample_period: interval_ns,
+        bits: DISABLED | EXCLUDE_HV,
+        wakeup_events: 1,
+        ..Attr::default()
+    };
+    // SAFETY: `attr` is complete for its size; the other arguments are numbers.
+    let fd = unsafe { libc::syscall(libc::SYS_perf_event_open, &raw const attr, tid, -1, -1, PERF_FLAG_FD_CLOEXEC) };
+    check(fd as i32).map(PerfEvent)
+}
+
+/// Whether this process may open a task-clock event that counts kernel time.
+pub fn available() -> io::Result<()> {
+    open(super::tasks::gettid(), 10_000_000).map(drop)
+}
+
+impl PerfEvent {
+    /// Starts signalling thread `tid` every `interval_ns` of its CPU time.
+    pub fn arm(tid: i32, state: &'static ThreadState, interval_ns: u64) -> io::Result<Self> {
+        let event = open(tid, interval_ns)?;
+        let fd = event.0;
+        if !ZONE.bind_fd(fd, state) {
+            return Err(io::Error::other("the descriptor is beyond the table of descriptors"));
+        }
+        state.perf_fd.store(fd, Ordering::Release);
+        let owner = OwnerEx { kind: F_OWNER_TID, pid: tid };
+        // SAFETY: fcntl and ioctl on our own descriptor with the arguments they take.
+        unsafe {
+            check(libc::fcntl(fd, libc::F_SETFL, libc::O_ASYNC | libc::O_NONBLOCK))?;
+            check(libc::fcntl(fd, F_SETSIG, SAMPLE_SIGNAL))?;
+            check(libc::fcntl(fd, F_SETOWN_EX, &raw const owner))?;
+            check(libc::ioctl(fd, PERF_EVENT_IOC_ENABLE as _, 0))?;
+        }
+        Ok(event)
+    }
+
+    /// True while the descriptor still is our event: a host may close descriptors it does not know.
+    fn is_ours(&self) -> bool {
+        // SAFETY: fcntl on a number; a foreign or closed descriptor gives another answer.
+        let signal = unsafe { libc::fcntl(self.0, F_GETSIG) };
+        signal == SAMPLE_SIGNAL || signal == 0
+    }
+}
+
+impl Drop for PerfEvent {
+    fn drop(&mut self) {
+        if !self.is_ours() {
+            return;
+        }
+        // SAFETY: our descriptor. Disabled first, so that no overflow signals a descriptor number that is reused.
+        unsafe { libc::ioctl(self.0, PERF_EVENT_IOC_DISABLE as _, 0) };
+        ZONE.bind_fd(self.0, std::ptr::null());
+        // SAFETY: our descriptor, closed once.
+        unsafe { libc::close(self.0) };
+    }
+}

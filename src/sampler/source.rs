@@ -1,0 +1,92 @@
+//! The contract of engines, and which one is truthful at the interval asked for.
+
+use super::linux_perf::{self, PerfEvent};
+use super::linux_timer::CpuTimer;
+use super::tasks::TaskStat;
+use crate::error::{Error, Result};
+use spprof_sigsafe::thread::ThreadState;
+use std::io;
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Engine {
+    Timer,
+    Perf,
+    Tick,
+}
+
+impl Engine {
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Timer => "timer",
+            Self::Perf => "perf",
+            Self::Tick => "tick",
+        }
+    }
+}
+
+/// What makes one thread's signals. Dropping it stops them.
+#[derive(Debug)]
+pub enum Source {
+    Timer(CpuTimer),
+    Perf(PerfEvent),
+    Tick(TaskStat),
+}
+
+impl Source {
+    pub fn arm(engine: Engine, tid: i32, state: &'static ThreadState, interval_ns: u64) -> io::Result<Self> {
+        match engine {
+            Engine::Timer => CpuTimer::arm(tid, state, interval_ns).map(Self::Timer),
+            Engine::Perf => PerfEvent::arm(tid, state, interval_ns).map(Self::Perf),
+            Engine::Tick => TaskStat::open(tid).map(Self::Tick).ok_or_else(io::Error::last_os_error),
+        }
+    }
+}
+
+/// The kernel's tick, below which CPU-clock timers cannot go: CLOCK_MONOTONIC_COARSE advances with it.
+#[must_use]
+pub fn kernel_tick_ns() -> u64 {
+    let mut resolution = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: an out-pointer.
+    unsafe { libc::clock_getres(libc::CLOCK_MONOTONIC_COARSE, &mut resolution) };
+    resolution.tv_nsec.unsigned_abs()
+}
+
+/// The engine for a run, with the reason a person can read.
+pub fn choose(asked: Option<Engine>, wall: bool) -> Result<(Engine, String)> {
+    if wall {
+        return match asked {
+            None | Some(Engine::Tick) => {
+                Ok((Engine::Tick, "the wall clock needs the manager's ticks to see sleeping threads".into()))
+            }
+            Some(other) => Err(Error::value(format!(
+                "engine {:?} cannot measure clock 'wall': it never fires while a thread sleeps; use engine 'tick' or 'auto'",
+                other.name()
+            ))),
+        };
+    }
+    match asked {
+        Some(Engine::Perf) => match linux_perf::available() {
+            Ok(()) => Ok((Engine::Perf, "asked for".into())),
+            Err(error) => Err(Error {
+                kind: crate::error::ErrorKind::Permission,
+                message: format!(
+                    "engine 'perf' is not allowed here ({error}): it needs CAP_PERFMON or kernel.perf_event_paranoid <= 1; \
+                     use engine 'auto'"
+                ),
+            }),
+        },
+        Some(engine) => Ok((engine, "asked for".into())),
+        None => Ok(match linux_perf::available() {
+            Ok(()) => (Engine::Perf, "perf task-clock with kernel time is allowed: exact CPU time at any interval".into()),
+            Err(error) if TaskStat::open(super::tasks::gettid()).is_some() => (
+                Engine::Tick,
+                format!("perf with kernel time is not allowed ({error}); CPU-clock timers miss bursty threads"),
+            ),
+            Err(error) => (
+                Engine::Timer,
+                format!("perf is not allowed ({error}) and /proc is not readable; rate limited to the kernel tick"),
+            ),
+        }),
+    }
+}
