@@ -1,6 +1,30 @@
 //! The data model: what a profile is, once captured and resolved. No I/O, no signals, no Python.
+//!
+//! Definitions (strings, functions, the calling-context tree, threads) are interned and only grow; metric columns hang on
+//! the tree's nodes; the timeline keeps the samples in order. Views are pure functions that own nothing of the profile.
 #![forbid(unsafe_code)]
 
-/// Being built.
-#[derive(Debug)]
-pub struct Profile {}
+mod columns;
+mod filter;
+mod functions;
+mod hot;
+mod ids;
+mod merge;
+mod metadata;
+mod profile;
+mod strings;
+mod threads;
+mod timeline;
+mod tree;
+
+pub use columns::Column;
+pub use filter::{Selection, filter};
+pub use functions::{Function, FunctionKind};
+pub use hot::{HotRow, Values, hot_functions, hot_lines};
+pub use ids::{FunctionId, NodeId, StringId, ThreadId};
+pub use merge::merge;
+pub use metadata::{Metadata, SCHEMA_VERSION};
+pub use profile::{MIN_MEMORY_LIMIT_BYTES, Profile, StackIter};
+pub use threads::Thread;
+pub use timeline::Sample;
+pub use tree::Node;
