@@ -22,7 +22,14 @@ help: ## list the targets
 		printf '  make %-14s %s\n' "$$name" "$$text"; done
 
 demo: wheel ## profile an example program and say which file to open
-	@$(PYTHONS) demo $(DEMO)
+	@mkdir -p $(DEMO)
+	@python=$$($(PYTHONS) python default) && cd $(DEMO) && \
+	"$$python" -m spprof run --interval 1 -o profile.spprof $(CURDIR)/docs/examples/photo_lab.py && \
+	"$$python" -m spprof convert profile.spprof flamegraph.svg && \
+	"$$python" -m spprof convert profile.spprof profile.json && \
+	"$$python" -m spprof report profile.spprof && \
+	printf '\nOpen this flame graph in a browser:\n  %s\nor drop this file on https://www.speedscope.app:\n  %s\n' \
+		"$(CURDIR)/$(DEMO)/flamegraph.svg" "$(CURDIR)/$(DEMO)/profile.json"
 
 test: test-rust test-python ## all tests: the crates, then the package on every Python that is found
 
@@ -66,10 +73,10 @@ list-pythons: ## the Pythons that test-python would use, and those it would not,
 	@$(PYTHONS) list
 
 bench: wheel ## overhead against py-spy, pyinstrument, scalene, cProfile and the empty handler: docs/benchmarks.md
-	$(PYTHONS) bench build/bench
+	python=$$($(PYTHONS) python default -r benches/requirements.txt) && "$$python" benches/compare.py --out build/bench
 
 soak: wheel ## ten minutes of churn on every Python: make soak PY=3.12 SECONDS=60 for less
-	$(PYTHONS) soak --seconds $(or $(SECONDS),600) $(PY)
+	$(PYTHONS) each $(PY) -- tests/soak.py --seconds $(or $(SECONDS),600)
 
 asan: ## the crates' unit tests under AddressSanitizer (nightly toolchain)
 	$(PYTHONS) cargo-test --sanitizer address

@@ -3,6 +3,7 @@
 pythons.py list                         the Pythons found, and those not used
 pythons.py python NAME [-r FILE]...     make the environment of one, print its interpreter
 pythons.py test [NAME]... [-- ARGS]     pytest on each (all when none is named)
+pythons.py each [NAME]... -- FILE ARGS  run a program on each
 pythons.py cargo-test [--sanitizer S]   the crates' own tests
 NAME is a version ("3.12", "3.13t"), a path, or "default": the Python that runs this.
 """
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Callable
 
 from cargo_test import cargo_test
 from discover import Python, describe, probe, select
@@ -29,6 +31,7 @@ def main() -> int:
     one.add_argument("name")
     one.add_argument("-r", dest="requirements", action="append", default=[], type=Path)
     commands.add_parser("test").add_argument("names", nargs="*")
+    commands.add_parser("each").add_argument("names", nargs="*")
     commands.add_parser("cargo-test").add_argument("--sanitizer")
     options = parser.parse_args(arguments)
     if options.command == "list":
@@ -39,6 +42,8 @@ def main() -> int:
         return 0
     if options.command == "cargo-test":
         return cargo_test(options.sanitizer, rest)
+    if options.command == "each":
+        return on_each(select(options.names), lambda python: rest)
     return test(options.names, rest)
 
 
@@ -49,21 +54,28 @@ def split(words: list[str]) -> tuple[list[str], list[str]]:
 
 
 def test(names: list[str], pytest_arguments: list[str]) -> int:
-    """Every Python in turn, whatever the one before it gave; the default one is last, with the tests of the repository."""
+    """The default Python comes last, with the tests of the repository."""
     print(describe(), flush=True)
     default = probe(sys.executable)
-    pythons = select(names)
-    if not names:
-        pythons = sorted(pythons, key=lambda python: python == default)
+    pythons = sorted(select(names), key=lambda python: python == default and not names)
+
+    def arguments(python: Python) -> list[str]:
+        everything = ["tests"] if python is pythons[-1] else ["tests", "--ignore", "tests/repo"]
+        return ["-m", "pytest", *(pytest_arguments or everything)]
+
+    return on_each(pythons, arguments)
+
+
+def on_each(pythons: list[Python], arguments: Callable[[Python], list[str]]) -> int:
+    """Runs every Python in turn, whatever the one before it gave."""
     failed = []
     for python in pythons:
         print(f"\n=== Python {python.version} ({python.key}): {python.executable}", flush=True)
         interpreter = environment(python, [])
-        chosen = pytest_arguments or (["tests"] if python is pythons[-1] else ["tests", "--ignore", "tests/repo"])
         began = time.monotonic()
-        code = subprocess.run([str(interpreter), "-m", "pytest", *chosen], cwd=ROOT).returncode
+        code = subprocess.run([str(interpreter), *arguments(python)], cwd=ROOT).returncode
         if code != 0:
-            failed.append(f"{python.key} (pytest's exit status {code}, {time.monotonic() - began:.0f} s)")
+            failed.append(f"{python.key} (exit status {code} after {time.monotonic() - began:.0f} s)")
     if failed:
         print(f"\nFAILED on {', '.join(failed)}", file=sys.stderr)
     return 1 if failed else 0

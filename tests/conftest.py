@@ -6,6 +6,7 @@ A test that may crash, hang, fork or end its process never does so inside pytest
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -14,8 +15,9 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Iterator, Mapping
+from typing import Any
 
 import pytest
 
@@ -166,7 +168,5 @@ def process_stat(pid: int) -> list[str]:
 
 
 def kill_group(group: int, number: int) -> None:
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(group, number)
-    except ProcessLookupError:
-        pass
