@@ -76,7 +76,7 @@ bench: wheel ## overhead against py-spy, pyinstrument, scalene, cProfile and the
 	python=$$($(PYTHONS) python default -r benches/requirements.txt) && "$$python" benches/compare.py --out build/bench
 
 soak: wheel ## ten minutes of churn on every Python: make soak PY=3.12 SECONDS=60 for less
-	$(PYTHONS) each $(PY) -- tests/soak.py --seconds $(or $(SECONDS),600)
+	$(PYTHONS) each $(PY) -- tests/soak.py --seconds $(or $(SECONDS),600) --cycles $(or $(CYCLES),50000)
 
 asan: ## the crates' unit tests under AddressSanitizer (nightly toolchain)
 	$(PYTHONS) cargo-test --sanitizer address
