@@ -21,7 +21,11 @@ impl Journal {
         let mut out = BufWriter::new(File::create(path)?);
         write_header(&mut out, KIND_JOURNAL)?;
         out.flush()?;
-        Ok(Self { out, path: path.to_owned(), progress: Progress::default() })
+        Ok(Self {
+            out,
+            path: path.to_owned(),
+            progress: Progress::default(),
+        })
     }
 
     /// Appends what is new. It is with the kernel when this returns (a crash of the machine may still lose it). After an error

@@ -1,5 +1,6 @@
 //! A part of a profile as a profile: by thread, by time, by frame. What is left out is stated, not lost from sight.
 
+use crate::hot::add;
 use crate::ids::{NodeId, ThreadId};
 use crate::merge::{Translation, copy_thread};
 use crate::profile::Profile;
@@ -25,8 +26,11 @@ pub fn filter(profile: &Profile, selection: &Selection) -> Profile {
     kept.meta = profile.meta.clone();
     kept.meta.losses = profile.losses();
     let translation = Translation::copy(profile, &mut kept);
-    let threads: Vec<ThreadId> =
-        profile.threads().iter().map(|thread| copy_thread(profile, &mut kept, thread, 0)).collect();
+    let threads: Vec<ThreadId> = profile
+        .threads()
+        .iter()
+        .map(|thread| copy_thread(profile, &mut kept, thread, 0))
+        .collect();
     let mut matches = vec![false; profile.nodes().len()];
     for (i, node) in profile.nodes().iter().enumerate() {
         matches[i] = match selection.frame {
@@ -35,28 +39,39 @@ pub fn filter(profile: &Profile, selection: &Selection) -> Profile {
             Some(frame) => matches[node.parent.index()] || frame(profile, NodeId(i as u32)),
         };
     }
-    let (mut left_out, mut left_out_ns, mut kept_ns) = (0, 0_u64, 0_u64);
+    let (mut left_out, mut left_out_ns, mut kept_ns) = (0, 0, 0);
     for sample in profile.samples() {
         let selected = matches[sample.node.index()]
-            && selection.threads.is_none_or(|threads| threads.contains(&sample.thread))
-            && selection.time_ns.as_ref().is_none_or(|range| range.contains(&sample.time_ns));
+            && selection
+                .threads
+                .is_none_or(|threads| threads.contains(&sample.thread))
+            && selection
+                .time_ns
+                .as_ref()
+                .is_none_or(|range| range.contains(&sample.time_ns));
         if selected {
-            kept_ns += sample.weight_ns;
+            add(&mut kept_ns, sample.weight_ns);
             kept.record_merged(&Sample {
                 thread: threads[sample.thread.index()],
                 node: translation.node(sample.node),
                 ..sample
             });
         } else {
-            left_out += sample.count;
-            left_out_ns += sample.weight_ns;
+            add(&mut left_out, sample.count);
+            add(&mut left_out_ns, sample.weight_ns);
         }
     }
     kept.meta.weight_ns = kept_ns;
     if left_out > 0 {
-        kept.meta.losses.push(("filtered_samples".to_owned(), left_out));
-        kept.meta.losses.push(("filtered_ns".to_owned(), left_out_ns));
-        kept.meta.notes.push(format!("a filter left out {left_out} samples of {left_out_ns} ns"));
+        kept.meta
+            .losses
+            .push(("filtered_samples".to_owned(), left_out));
+        kept.meta
+            .losses
+            .push(("filtered_ns".to_owned(), left_out_ns));
+        kept.meta.notes.push(format!(
+            "a filter left out {left_out} samples of {left_out_ns} ns"
+        ));
     }
     kept
 }

@@ -39,7 +39,9 @@ pub(crate) struct Functions {
 
 impl Functions {
     pub fn find(&self, function: &Function) -> Option<FunctionId> {
-        self.index.find(hash(function), |&i| self.rows[i as usize] == *function).map(|&i| FunctionId(i))
+        self.index
+            .find(hash(function), |&i| self.rows[i as usize] == *function)
+            .map(|&i| FunctionId(i))
     }
 
     /// Inserts a function that `find` did not find.
@@ -47,12 +49,14 @@ impl Functions {
         let id = self.rows.len() as u32;
         self.rows.push(function);
         let rows = &self.rows;
-        self.index.insert_unique(hash(&function), id, |&i| hash(&rows[i as usize]));
+        self.index
+            .insert_unique(hash(&function), id, |&i| hash(&rows[i as usize]));
         FunctionId(id)
     }
 
+    /// Bytes the tables would grow by if a function were inserted and room kept for the stand-in.
     pub fn growth(&self) -> u64 {
-        vec_growth(&self.rows, 1) + table_growth(&self.index)
+        vec_growth(&self.rows, 2) + table_growth(&self.index, 2)
     }
 
     pub fn rows(&self) -> &[Function] {

@@ -34,17 +34,23 @@ impl Values {
             values.resize(nodes, 0);
             values
         };
-        Self { samples: column(Column::Samples), weight_ns: column(profile.time_column()) }
+        Self {
+            samples: column(Column::Samples),
+            weight_ns: column(profile.time_column()),
+        }
     }
 
     /// Of one thread, from the timeline.
     #[must_use]
     pub fn of_thread(profile: &Profile, thread: ThreadId) -> Self {
         let nodes = profile.nodes().len();
-        let mut values = Self { samples: vec![0; nodes], weight_ns: vec![0; nodes] };
+        let mut values = Self {
+            samples: vec![0; nodes],
+            weight_ns: vec![0; nodes],
+        };
         for sample in profile.samples().filter(|sample| sample.thread == thread) {
-            values.samples[sample.node.index()] += sample.count;
-            values.weight_ns[sample.node.index()] += sample.weight_ns;
+            add(&mut values.samples[sample.node.index()], sample.count);
+            add(&mut values.weight_ns[sample.node.index()], sample.weight_ns);
         }
         values
     }
@@ -53,8 +59,9 @@ impl Values {
     #[must_use]
     pub fn into_totals(mut self, profile: &Profile) -> Self {
         for (i, node) in profile.nodes().iter().enumerate().skip(1).rev() {
-            self.samples[node.parent.index()] += self.samples[i];
-            self.weight_ns[node.parent.index()] += self.weight_ns[i];
+            let (samples, weight_ns) = (self.samples[i], self.weight_ns[i]);
+            add(&mut self.samples[node.parent.index()], samples);
+            add(&mut self.weight_ns[node.parent.index()], weight_ns);
         }
         self
     }
@@ -72,7 +79,11 @@ pub fn hot_lines(profile: &Profile, values: &Values) -> Vec<HotRow> {
     hot(profile, values, |function, line| (function, line))
 }
 
-fn hot(profile: &Profile, values: &Values, key: impl Fn(FunctionId, u32) -> (FunctionId, u32)) -> Vec<HotRow> {
+fn hot(
+    profile: &Profile,
+    values: &Values,
+    key: impl Fn(FunctionId, u32) -> (FunctionId, u32),
+) -> Vec<HotRow> {
     let nodes = profile.nodes();
     let totals = values.clone().into_totals(profile);
     let mut slots: FxHashMap<(FunctionId, u32), u32> = FxHashMap::default();
@@ -81,12 +92,19 @@ fn hot(profile: &Profile, values: &Values, key: impl Fn(FunctionId, u32) -> (Fun
     for (i, node) in nodes.iter().enumerate().skip(1) {
         let (function, line) = key(node.function, node.line);
         let slot = *slots.entry((function, line)).or_insert_with(|| {
-            rows.push(HotRow { function, line, self_samples: 0, total_samples: 0, self_ns: 0, total_ns: 0 });
+            rows.push(HotRow {
+                function,
+                line,
+                self_samples: 0,
+                total_samples: 0,
+                self_ns: 0,
+                total_ns: 0,
+            });
             rows.len() as u32 - 1
         });
         slot_of[i] = slot;
-        rows[slot as usize].self_samples += values.samples[i];
-        rows[slot as usize].self_ns += values.weight_ns[i];
+        add(&mut rows[slot as usize].self_samples, values.samples[i]);
+        add(&mut rows[slot as usize].self_ns, values.weight_ns[i]);
     }
     // A node's total counts if no ancestor has the same key: a walk that keeps the number of open nodes per key.
     let mut open = vec![0_u32; rows.len()];
@@ -97,18 +115,25 @@ fn hot(profile: &Profile, values: &Values, key: impl Fn(FunctionId, u32) -> (Fun
             return;
         }
         if open[slot] == 0 {
-            rows[slot].total_samples += totals.samples[node.index()];
-            rows[slot].total_ns += totals.weight_ns[node.index()];
+            add(&mut rows[slot].total_samples, totals.samples[node.index()]);
+            add(&mut rows[slot].total_ns, totals.weight_ns[node.index()]);
         }
         open[slot] += 1;
     });
     rows.retain(|row| row.total_samples > 0 || row.total_ns > 0);
-    rows.sort_by(|a, b| (b.self_ns, b.self_samples, b.total_ns).cmp(&(a.self_ns, a.self_samples, a.total_ns)));
+    rows.sort_by(|a, b| {
+        (b.self_ns, b.self_samples, b.total_ns).cmp(&(a.self_ns, a.self_samples, a.total_ns))
+    });
     rows
 }
 
+/// Saturates: the numbers of a file may be anything.
+pub(crate) fn add(sum: &mut u64, value: u64) {
+    *sum = sum.saturating_add(value);
+}
+
 /// Depth first, without recursion: `visit(node, true)` before a node's children, `visit(node, false)` after. Not the root.
-pub(crate) fn walk(profile: &Profile, mut visit: impl FnMut(NodeId, bool)) {
+fn walk(profile: &Profile, mut visit: impl FnMut(NodeId, bool)) {
     let nodes = profile.nodes();
     let mut first_child = vec![0_u32; nodes.len()];
     let mut sibling = vec![0_u32; nodes.len()];

@@ -2,6 +2,7 @@
 
 use crate::columns::Column;
 use crate::functions::Function;
+use crate::hot::add;
 use crate::ids::{FunctionId, NodeId, StringId, ThreadId};
 use crate::profile::Profile;
 use crate::threads::Thread;
@@ -16,7 +17,10 @@ pub(crate) struct Translation {
 impl Translation {
     /// Copies functions and tree of `from`, in order.
     pub fn copy(from: &Profile, to: &mut Profile) -> Self {
-        let mut this = Self { functions: Vec::new(), nodes: vec![NodeId::ROOT] };
+        let mut this = Self {
+            functions: Vec::new(),
+            nodes: vec![NodeId::ROOT],
+        };
         for function in from.functions() {
             let function = Function {
                 name: string(from, to, function.name),
@@ -28,7 +32,8 @@ impl Translation {
         }
         for node in from.nodes().iter().skip(1) {
             let function = this.functions[node.function.index()];
-            this.nodes.push(to.child(this.nodes[node.parent.index()], function, node.line));
+            this.nodes
+                .push(to.child(this.nodes[node.parent.index()], function, node.line));
         }
         this
     }
@@ -43,12 +48,17 @@ pub(crate) fn string(from: &Profile, to: &mut Profile, id: StringId) -> StringId
 }
 
 /// Copies a thread; times move by `offset_ns`.
-pub(crate) fn copy_thread(from: &Profile, to: &mut Profile, thread: &Thread, offset_ns: u64) -> ThreadId {
+pub(crate) fn copy_thread(
+    from: &Profile,
+    to: &mut Profile,
+    thread: &Thread,
+    offset_ns: u64,
+) -> ThreadId {
     let name = thread.name.map(|name| string(from, to, name));
     to.thread(Thread {
         name,
-        start_ns: thread.start_ns + offset_ns,
-        end_ns: thread.end_ns + offset_ns,
+        start_ns: thread.start_ns.saturating_add(offset_ns),
+        end_ns: thread.end_ns.saturating_add(offset_ns),
         ..*thread
     })
 }
@@ -66,7 +76,7 @@ pub fn merge(a: &Profile, b: &Profile) -> Profile {
     let mut end_ns = 0;
     for profile in [a, b] {
         let offset_ns = profile.meta.start_unix_ns.saturating_sub(start);
-        end_ns = end_ns.max(offset_ns + profile.meta.duration_ns);
+        end_ns = end_ns.max(offset_ns.saturating_add(profile.meta.duration_ns));
         let translation = Translation::copy(profile, &mut merged);
         let threads: Vec<ThreadId> = profile
             .threads()
@@ -75,14 +85,23 @@ pub fn merge(a: &Profile, b: &Profile) -> Profile {
             .collect();
         for sample in profile.samples() {
             merged.record_merged(&Sample {
-                time_ns: sample.time_ns + offset_ns,
+                time_ns: sample.time_ns.saturating_add(offset_ns),
                 thread: threads[sample.thread.index()],
                 node: translation.node(sample.node),
                 ..sample
             });
         }
-        for column in profile.columns().filter(|&column| column != Column::Samples && column != profile.time_column()) {
-            for (i, &value) in profile.column(column).unwrap_or_default().iter().enumerate().filter(|(_, v)| **v > 0) {
+        for column in profile
+            .columns()
+            .filter(|&column| column != Column::Samples && column != profile.time_column())
+        {
+            for (i, &value) in profile
+                .column(column)
+                .unwrap_or_default()
+                .iter()
+                .enumerate()
+                .filter(|(_, v)| **v > 0)
+            {
                 merged.add(column, translation.node(NodeId(i as u32)), value);
             }
         }
@@ -91,17 +110,22 @@ pub fn merge(a: &Profile, b: &Profile) -> Profile {
     merged.meta.duration_ns = end_ns;
     merged.meta.losses = a.losses();
     for (reason, count) in b.losses() {
-        match merged.meta.losses.iter_mut().find(|(known, _)| *known == reason) {
-            Some((_, known)) => *known += count,
+        match merged
+            .meta
+            .losses
+            .iter_mut()
+            .find(|(known, _)| *known == reason)
+        {
+            Some((_, known)) => add(known, count),
             None => merged.meta.losses.push((reason, count)),
         }
     }
     merged.meta.notes.extend(b.meta.notes.iter().cloned());
-    merged.meta.handler_ns += b.meta.handler_ns;
-    merged.meta.profiler_cpu_ns += b.meta.profiler_cpu_ns;
-    merged.meta.process_cpu_ns += b.meta.process_cpu_ns;
-    merged.meta.weight_ns += b.meta.weight_ns;
-    merged.meta.unattributed_ns += b.meta.unattributed_ns;
+    add(&mut merged.meta.handler_ns, b.meta.handler_ns);
+    add(&mut merged.meta.profiler_cpu_ns, b.meta.profiler_cpu_ns);
+    add(&mut merged.meta.process_cpu_ns, b.meta.process_cpu_ns);
+    add(&mut merged.meta.weight_ns, b.meta.weight_ns);
+    add(&mut merged.meta.unattributed_ns, b.meta.unattributed_ns);
     merged.meta.incomplete |= b.meta.incomplete;
     if a.meta.clock != b.meta.clock {
         merged.meta.notes.push(format!(

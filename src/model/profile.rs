@@ -8,7 +8,7 @@ use crate::columns::{Column, Columns};
 use crate::functions::{Function, FunctionKind, Functions};
 use crate::ids::{FunctionId, NodeId, StringId, ThreadId};
 use crate::metadata::Metadata;
-use crate::strings::{Strings, vec_growth};
+use crate::strings::{MEMORY_LIMIT, SEVERAL_THREADS, Strings, vec_growth};
 use crate::threads::Thread;
 use crate::timeline::{Sample, Timeline};
 use crate::tree::{Node, Tree};
@@ -74,7 +74,7 @@ impl Profile {
             Some(growth) if self.has_room_for(growth) => self.strings.insert(wtf8),
             _ => {
                 self.refused.strings += 1;
-                self.memory_limit_string()
+                self.stand_in_string(MEMORY_LIMIT)
             }
         }
     }
@@ -96,14 +96,16 @@ impl Profile {
         if let Some(id) = self.functions.find(&function) {
             return id;
         }
-        if self.has_room_for(self.functions.growth()) {
+        // A function whose name was refused cannot be told from others.
+        let nameless = self.refused.strings > 0 && self.bytes(function.name) == MEMORY_LIMIT;
+        if !nameless && self.has_room_for(self.functions.growth()) {
             return self.functions.insert(function);
         }
         self.refused.functions += 1;
         if let Some(id) = self.other_function {
             return id;
         }
-        let name = self.memory_limit_string();
+        let name = self.stand_in_string(MEMORY_LIMIT);
         let id = self.functions.insert(Function {
             name,
             file: StringId::EMPTY,
@@ -132,7 +134,11 @@ impl Profile {
     /// in a form that stays there when the rest of the stack follows.
     #[inline]
     pub fn child(&mut self, parent: NodeId, function: FunctionId, line: u32) -> NodeId {
-        let node = Node { parent, function, line };
+        let node = Node {
+            parent,
+            function,
+            line,
+        };
         if let Some(id) = self.tree.find(&node) {
             return id;
         }
@@ -168,12 +174,16 @@ impl Profile {
 
     /// Nodes from `leaf` towards the root, which is not included.
     pub fn stack(&self, leaf: NodeId) -> StackIter<'_> {
-        StackIter { nodes: self.tree.nodes(), at: NodeId::from_index(leaf.index() as u32) }
+        StackIter {
+            nodes: self.tree.nodes(),
+            at: NodeId::from_index(leaf.index() as u32),
+        }
     }
 
     /// Appends a thread. When there is no room, a stand-in whose row is shared.
     pub fn thread(&mut self, thread: Thread) -> ThreadId {
-        if self.has_room_for(vec_growth(&self.threads, 1)) {
+        // One row is kept for the stand-in.
+        if self.has_room_for(vec_growth(&self.threads, 2)) {
             return self.push_thread(thread);
         }
         self.refused.threads += 1;
@@ -191,8 +201,11 @@ impl Profile {
         if let Some(id) = self.other_thread {
             return id;
         }
-        let name = self.strings.find(b"<several threads>").unwrap_or_else(|| self.strings.insert(b"<several threads>"));
-        let id = self.push_thread(Thread { name: Some(name), ..Thread::default() });
+        let name = self.stand_in_string(SEVERAL_THREADS);
+        let id = self.push_thread(Thread {
+            name: Some(name),
+            ..Thread::default()
+        });
         self.other_thread = Some(id);
         id
     }
@@ -211,7 +224,13 @@ impl Profile {
     /// Records one sample of `weight_ns`.
     #[inline]
     pub fn record(&mut self, time_ns: u64, thread: ThreadId, node: NodeId, weight_ns: u64) {
-        self.record_merged(&Sample { time_ns, thread, node, weight_ns, count: 1 });
+        self.record_merged(&Sample {
+            time_ns,
+            thread,
+            node,
+            weight_ns,
+            count: 1,
+        });
     }
 
     /// Records samples that were merged elsewhere. A count of 0 is nothing to record.
@@ -219,11 +238,22 @@ impl Profile {
         if sample.count == 0 {
             return;
         }
-        let sample = Sample { node: NodeId::from_index(sample.node.index() as u32), ..*sample };
+        let sample = Sample {
+            node: NodeId::from_index(sample.node.index() as u32),
+            ..*sample
+        };
         let capacity = self.tree.capacity();
-        self.columns.add(Column::Samples, sample.node.index(), sample.count, capacity);
-        self.columns.add(self.time_column(), sample.node.index(), sample.weight_ns, capacity);
-        let budget_bytes = self.memory_limit_bytes.saturating_sub(self.definition_bytes());
+        self.columns
+            .add(Column::Samples, sample.node.index(), sample.count, capacity);
+        self.columns.add(
+            self.time_column(),
+            sample.node.index(),
+            sample.weight_ns,
+            capacity,
+        );
+        let budget_bytes = self
+            .memory_limit_bytes
+            .saturating_sub(self.definition_bytes());
         self.timeline.push(&sample, budget_bytes);
         if self.timeline.wants_several_threads() {
             let several = self.several_threads();
@@ -233,19 +263,26 @@ impl Profile {
 
     /// Adds to a node's self value in a column that is not kept by `record`.
     pub fn add(&mut self, column: Column, node: NodeId, value: u64) {
-        self.columns.add(column, node.index(), value, self.tree.capacity());
+        self.columns
+            .add(column, node.index(), value, self.tree.capacity());
     }
 
     /// The column that weights go to.
     #[must_use]
     pub fn time_column(&self) -> Column {
-        if self.meta.clock == "wall" { Column::WallNs } else { Column::CpuNs }
+        if self.meta.clock == "wall" {
+            Column::WallNs
+        } else {
+            Column::CpuNs
+        }
     }
 
     /// Self values by node index, if the column is present; nodes beyond its end hold 0.
     #[must_use]
     pub fn column(&self, column: Column) -> Option<&[u64]> {
-        self.columns.get(column).map(|values| &values[..values.len().min(self.tree.nodes().len())])
+        self.columns
+            .get(column)
+            .map(|values| &values[..values.len().min(self.tree.nodes().len())])
     }
 
     pub fn columns(&self) -> impl Iterator<Item = Column> + '_ {
@@ -255,7 +292,9 @@ impl Profile {
     /// A node's self value.
     #[must_use]
     pub fn value(&self, column: Column, node: NodeId) -> Option<u64> {
-        self.columns.get(column).map(|values| values.get(node.index()).copied().unwrap_or(0))
+        self.columns
+            .get(column)
+            .map(|values| values.get(node.index()).copied().unwrap_or(0))
     }
 
     /// All samples ever recorded.
@@ -333,8 +372,10 @@ impl Profile {
         growth == 0 || self.definition_bytes() + growth <= self.memory_limit_bytes / 2
     }
 
-    fn memory_limit_string(&mut self) -> StringId {
-        self.strings.find(b"<memory limit>").unwrap_or_else(|| self.strings.insert(b"<memory limit>"))
+    fn stand_in_string(&mut self, name: &[u8]) -> StringId {
+        self.strings
+            .find(name)
+            .unwrap_or_else(|| self.strings.insert(name))
     }
 }
 

@@ -21,7 +21,7 @@ pub struct Sample {
 
 #[derive(Clone, Copy, Debug)]
 struct Entry {
-    /// Since the chunk's base, in units of `1 << shift` ns.
+    /// Since the chunk's base.
     dt: u32,
     thread: u32,
     node: u32,
@@ -29,16 +29,28 @@ struct Entry {
 }
 
 /// What does not fit an entry; a chunk has these for all of its entries or for none.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Excess {
+    dt_high: u32,
     weight_high: u32,
     count: u32,
 }
 
-const _: () = assert!(size_of::<Entry>() == 16 && size_of::<Excess>() == 8);
+impl Excess {
+    const NONE: Self = Self {
+        dt_high: 0,
+        weight_high: 0,
+        count: 1,
+    };
+}
+
+const _: () = assert!(size_of::<Entry>() == 16 && size_of::<Excess>() == 12);
 
 /// Samples in a chunk while recording; 32 KiB.
 const CHUNK: usize = 2048;
+/// A chunk with at least this many entries, none of which needs an excess, is left for a new one sooner than it takes the first
+/// excess: up to 12 bytes for every entry against some 80 for a chunk.
+const WORTH_A_CHUNK: usize = 32;
 /// Entries merged in one step, which bounds how long a `record` can take.
 const STEP: usize = 4 * CHUNK;
 /// Threads are drained one after the other, so times step back a little: a new chunk's base lies this far before its first sample.
@@ -51,7 +63,6 @@ struct Chunk {
     /// Retained samples before this chunk.
     first: usize,
     base_ns: u64,
-    shift: u32,
     entries: Vec<Entry>,
     excess: Vec<Excess>,
 }
@@ -59,9 +70,9 @@ struct Chunk {
 impl Chunk {
     fn get(&self, i: usize) -> Sample {
         let entry = self.entries[i];
-        let excess = self.excess.get(i).copied().unwrap_or(Excess { weight_high: 0, count: 1 });
+        let excess = self.excess.get(i).copied().unwrap_or(Excess::NONE);
         Sample {
-            time_ns: self.base_ns + (u64::from(entry.dt) << self.shift),
+            time_ns: self.base_ns + (u64::from(excess.dt_high) << 32 | u64::from(entry.dt)),
             thread: ThreadId(entry.thread),
             node: NodeId(entry.node),
             weight_ns: u64::from(excess.weight_high) << 32 | u64::from(entry.weight),
@@ -73,25 +84,35 @@ impl Chunk {
         (0..self.entries.len()).map(|i| self.get(i))
     }
 
-    /// `None`: the time or the count does not fit this chunk.
-    fn push(&mut self, sample: &Sample) -> Option<()> {
-        let dt = u32::try_from(sample.time_ns.checked_sub(self.base_ns)? >> self.shift).ok()?;
-        let count = u32::try_from(sample.count).ok()?;
-        let weight_high = (sample.weight_ns >> 32) as u32;
-        if (weight_high != 0 || count != 1) && self.excess.is_empty() {
-            self.excess.reserve_exact(self.entries.capacity());
-            self.excess.resize(self.entries.len(), Excess { weight_high: 0, count: 1 });
+    /// `None`: a new chunk should take it, because this one cannot or because it would waste space.
+    fn push(&mut self, sample: &Sample, worth_a_chunk: usize) -> Option<()> {
+        let dt = sample.time_ns.checked_sub(self.base_ns)?;
+        let excess = Excess {
+            dt_high: (dt >> 32) as u32,
+            weight_high: (sample.weight_ns >> 32) as u32,
+            count: u32::try_from(sample.count).ok()?,
+        };
+        if !self.excess.is_empty() || excess != Excess::NONE {
+            if self.excess.is_empty() && !self.entries.is_empty() {
+                if self.entries.len() >= worth_a_chunk {
+                    return None;
+                }
+                self.excess.resize(self.entries.len(), Excess::NONE);
+            }
+            self.excess.push(excess);
         }
-        let weight = sample.weight_ns as u32;
-        self.entries.push(Entry { dt, thread: sample.thread.0, node: sample.node.0, weight });
-        if weight_high != 0 || count != 1 || !self.excess.is_empty() {
-            self.excess.push(Excess { weight_high, count });
-        }
+        let (dt, weight) = (dt as u32, sample.weight_ns as u32);
+        self.entries.push(Entry {
+            dt,
+            thread: sample.thread.0,
+            node: sample.node.0,
+            weight,
+        });
         Some(())
     }
 
     fn memory_bytes(&self) -> u64 {
-        (size_of::<Self>() + self.entries.capacity() * 16 + self.excess.capacity() * 8) as u64
+        (size_of::<Self>() + self.entries.capacity() * 16 + self.excess.capacity() * 12) as u64
     }
 }
 
@@ -122,7 +143,7 @@ impl Timeline {
         self.latest_ns = self.latest_ns.max(sample.time_ns);
         if let Some(last) = self.chunks.last_mut()
             && last.entries.len() < CHUNK
-            && last.push(sample).is_some()
+            && last.push(sample, WORTH_A_CHUNK).is_some()
         {
             return;
         }
@@ -137,13 +158,13 @@ impl Timeline {
             self.sealed_bytes += last.memory_bytes();
         }
         // The new chunk will be as large as this at most, while it is written.
-        let next = (CHUNK * 24 + size_of::<Chunk>()) as u64;
-        while self.sealed_bytes + next > budget_bytes && self.coarsen_step() {}
+        let next = (CHUNK * (size_of::<Entry>() + size_of::<Excess>())) as u64;
+        while self.sealed_bytes + self.spine_growth() + next > budget_bytes && self.coarsen_step() {
+        }
         let mut chunk = Chunk {
             position: self.recorded - sample.count,
             first: self.retained(),
             base_ns: sample.time_ns.saturating_sub(SLACK_NS),
-            shift: 0,
             // Small programs stay small; the size doubles up to CHUNK.
             entries: Vec::new(),
             excess: Vec::new(),
@@ -152,7 +173,7 @@ impl Timeline {
             self.push_split(chunk, sample);
             return;
         }
-        chunk.push(sample);
+        chunk.push(sample, CHUNK);
         self.chunks.push(chunk);
     }
 
@@ -161,7 +182,14 @@ impl Timeline {
         let (mut left, mut weight_ns) = (sample.count, sample.weight_ns);
         while left > 0 {
             let count = left.min(u64::from(u32::MAX));
-            chunk.push(&Sample { count, weight_ns: std::mem::take(&mut weight_ns), ..*sample });
+            chunk.push(
+                &Sample {
+                    count,
+                    weight_ns: std::mem::take(&mut weight_ns),
+                    ..*sample
+                },
+                CHUNK,
+            );
             left -= count;
         }
         self.chunks.push(chunk);
@@ -175,18 +203,19 @@ impl Timeline {
             self.start_pass((interval_ns * 2).next_power_of_two().ilog2().clamp(10, 40));
         }
         if self.swept >= self.chunks.len() {
-            let wide = 1_u64.checked_shl(self.shift).is_none_or(|bucket_ns| bucket_ns > self.latest_ns);
-            if wide {
+            if self.latest_ns >> self.shift == 0 {
                 return self.merge_all();
             }
             // A pass that gained little is followed by one of a much wider bucket.
             let little = self.retained() * 4 > self.retained_at_pass_start * 3;
-            self.start_pass(self.shift + if little { 2 } else { 1 });
+            self.start_pass((self.shift + if little { 2 } else { 1 }).min(63));
         }
         let start = self.swept;
         let mut end = start;
         let mut total = 0;
-        while end < self.chunks.len() && (end == start || total + self.chunks[end].entries.len() <= STEP) {
+        while end < self.chunks.len()
+            && (end == start || total + self.chunks[end].entries.len() <= STEP)
+        {
             total += self.chunks[end].entries.len();
             end += 1;
         }
@@ -234,7 +263,10 @@ impl Timeline {
         if start == end {
             return;
         }
-        let before: u64 = self.chunks[start..end].iter().map(Chunk::memory_bytes).sum();
+        let before: u64 = self.chunks[start..end]
+            .iter()
+            .map(Chunk::memory_bytes)
+            .sum();
         let merged = merge_chunks(&self.chunks[start..end], shift, several_threads);
         self.sealed_bytes = self.sealed_bytes - before + merged.memory_bytes();
         let mut first = merged.first + merged.entries.len();
@@ -246,7 +278,9 @@ impl Timeline {
     }
 
     pub fn retained(&self) -> usize {
-        self.chunks.last().map_or(0, |last| last.first + last.entries.len())
+        self.chunks
+            .last()
+            .map_or(0, |last| last.first + last.entries.len())
     }
 
     pub fn recorded(&self) -> u64 {
@@ -258,7 +292,10 @@ impl Timeline {
     }
 
     pub fn get(&self, index: usize) -> Option<Sample> {
-        let chunk = &self.chunks[self.chunks.partition_point(|chunk| chunk.first <= index).checked_sub(1)?];
+        let chunk = &self.chunks[self
+            .chunks
+            .partition_point(|chunk| chunk.first <= index)
+            .checked_sub(1)?];
         (index - chunk.first < chunk.entries.len()).then(|| chunk.get(index - chunk.first))
     }
 
@@ -269,37 +306,55 @@ impl Timeline {
     /// The retained samples from a position on, and the position they start at: at most the one asked for, as merged samples
     /// cannot be cut.
     pub fn iter_from(&self, position: u64) -> (u64, impl Iterator<Item = Sample> + '_) {
-        let at = self.chunks.partition_point(|chunk| chunk.position <= position).saturating_sub(1);
+        let at = self
+            .chunks
+            .partition_point(|chunk| chunk.position <= position)
+            .saturating_sub(1);
         let (start, skip) = match self.chunks.get(at) {
             _ if position >= self.recorded => (self.recorded, usize::MAX),
-            Some(chunk) if chunk.excess.is_empty() => (position, (position - chunk.position) as usize),
+            Some(chunk) if chunk.excess.is_empty() => {
+                (position, (position - chunk.position) as usize)
+            }
             Some(chunk) => (chunk.position, 0),
             None => (position, 0),
         };
-        (start, self.chunks[at.min(self.chunks.len())..].iter().flat_map(Chunk::iter).skip(skip))
+        (
+            start,
+            self.chunks[at.min(self.chunks.len())..]
+                .iter()
+                .flat_map(Chunk::iter)
+                .skip(skip),
+        )
     }
 
     pub fn memory_bytes(&self) -> u64 {
-        let spine = self.chunks.capacity() - self.chunks.len();
+        let spare = self.chunks.capacity() - self.chunks.len();
         self.sealed_bytes
             + self.chunks.last().map_or(0, Chunk::memory_bytes)
-            + (spine * size_of::<Chunk>()) as u64
+            + (spare * size_of::<Chunk>()) as u64
+    }
+
+    /// Bytes that the table of chunks takes, or will, for chunks that are not there.
+    fn spine_growth(&self) -> u64 {
+        let capacity = if self.chunks.len() < self.chunks.capacity() {
+            self.chunks.capacity()
+        } else {
+            self.chunks.len() * 2
+        };
+        ((capacity - self.chunks.len()) * size_of::<Chunk>()) as u64
     }
 }
 
 /// One chunk of the same counts and weights, by (bucket, thread, node), in order of time.
 fn merge_chunks(chunks: &[Chunk], shift: u32, several_threads: Option<ThreadId>) -> Chunk {
-    let samples = || chunks.iter().flat_map(Chunk::iter);
-    let earliest_ns = samples().map(|sample| sample.time_ns).min().unwrap_or(0);
-    let latest_ns = samples().map(|sample| sample.time_ns).max().unwrap_or(0);
-    // Buckets so wide that the times of one chunk are 32-bit numbers of buckets.
-    let shift = shift.max(32_u32.saturating_sub((latest_ns - earliest_ns).leading_zeros()) + 1).min(63);
     let mut seen: FxHashMap<(u64, ThreadId, NodeId), usize> = FxHashMap::default();
     let mut merged: Vec<Sample> = Vec::new();
-    for sample in samples() {
+    for sample in chunks.iter().flat_map(Chunk::iter) {
         let bucket = sample.time_ns >> shift;
         let thread = several_threads.unwrap_or(sample.thread);
-        let slot = seen.entry((bucket, thread, sample.node)).or_insert(merged.len());
+        let slot = seen
+            .entry((bucket, thread, sample.node))
+            .or_insert(merged.len());
         match merged.get_mut(*slot) {
             Some(entry) if entry.count + sample.count <= u64::from(u32::MAX) => {
                 entry.count += sample.count;
@@ -307,7 +362,11 @@ fn merge_chunks(chunks: &[Chunk], shift: u32, several_threads: Option<ThreadId>)
             }
             _ => {
                 *slot = merged.len();
-                merged.push(Sample { time_ns: bucket << shift, thread, ..sample });
+                merged.push(Sample {
+                    time_ns: bucket << shift,
+                    thread,
+                    ..sample
+                });
             }
         }
     }
@@ -315,13 +374,14 @@ fn merge_chunks(chunks: &[Chunk], shift: u32, several_threads: Option<ThreadId>)
     let mut chunk = Chunk {
         position: chunks[0].position,
         first: chunks[0].first,
-        base_ns: (earliest_ns >> shift) << shift,
-        shift,
+        base_ns: merged.first().map_or(0, |sample| sample.time_ns),
         entries: Vec::with_capacity(merged.len()),
         excess: Vec::new(),
     };
     for sample in &merged {
-        chunk.push(sample).expect("the shift was chosen for the span");
+        let fits = chunk.push(sample, usize::MAX).is_some();
+        debug_assert!(fits, "merged counts are bounded and times are sorted");
     }
+    chunk.excess.shrink_to_fit();
     chunk
 }
