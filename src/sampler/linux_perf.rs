@@ -45,6 +45,11 @@ struct OwnerEx {
     pid: i32,
 }
 
+/// A round period runs in step with programs that work in round portions (2 ms bursts, 10 ms period: always the same place).
+/// This part of it, a little less than 1 and no simple fraction, drifts through any such pattern; it also makes up for the
+/// time between an overflow and its signal.
+const PERIOD_MILLIONTHS: u64 = 983_617;
+
 #[derive(Debug)]
 pub struct PerfEvent(RawFd);
 
@@ -57,19 +62,42 @@ fn open(tid: i32, interval_ns: u64) -> io::Result<PerfEvent> {
         kind: PERF_TYPE_SOFTWARE,
         size: size_of::<Attr>() as u32,
         config: PERF_COUNT_SW_TASK_CLOCK,
-        sample_period: interval_ns,
+        sample_period: (interval_ns * PERIOD_MILLIONTHS / 1_000_000).max(1),
         bits: DISABLED | EXCLUDE_HV,
         wakeup_events: 1,
         ..Attr::default()
     };
     // SAFETY: `attr` is complete for its size; the other arguments are numbers.
     let fd = unsafe { libc::syscall(libc::SYS_perf_event_open, &raw const attr, tid, -1, -1, PERF_FLAG_FD_CLOEXEC) };
-    check(fd as i32).map(PerfEvent)
+    let fd = check(fd as i32)?;
+    // First of all the mark by which a descriptor is known to be ours.
+    // SAFETY: fcntl on the descriptor just opened.
+    if unsafe { libc::fcntl(fd, F_SETSIG, SAMPLE_SIGNAL) } < 0 {
+        let error = io::Error::last_os_error();
+        // SAFETY: our descriptor, closed once.
+        unsafe { libc::close(fd) };
+        return Err(error);
+    }
+    Ok(PerfEvent(fd))
 }
 
 /// Whether this process may open a task-clock event that counts kernel time.
 pub fn available() -> io::Result<()> {
     open(super::tasks::gettid(), 10_000_000).map(drop)
+}
+
+/// True while descriptor `fd` still is an event of ours: a host may close descriptors it does not know.
+fn is_ours(fd: RawFd) -> bool {
+    // SAFETY: fcntl on a number; a foreign or closed descriptor gives another answer.
+    unsafe { libc::fcntl(fd, F_GETSIG) == SAMPLE_SIGNAL }
+}
+
+/// In a forked child: closes the copy of the parent's event. Async-signal-safe.
+pub fn close_inherited(fd: RawFd) {
+    if is_ours(fd) {
+        // SAFETY: our descriptor, closed once. Not disabled: the event itself is the parent's.
+        unsafe { libc::close(fd) };
+    }
 }
 
 impl PerfEvent {
@@ -85,24 +113,16 @@ impl PerfEvent {
         // SAFETY: fcntl and ioctl on our own descriptor with the arguments they take.
         unsafe {
             check(libc::fcntl(fd, libc::F_SETFL, libc::O_ASYNC | libc::O_NONBLOCK))?;
-            check(libc::fcntl(fd, F_SETSIG, SAMPLE_SIGNAL))?;
             check(libc::fcntl(fd, F_SETOWN_EX, &raw const owner))?;
             check(libc::ioctl(fd, PERF_EVENT_IOC_ENABLE as _, 0))?;
         }
         Ok(event)
     }
-
-    /// True while the descriptor still is our event: a host may close descriptors it does not know.
-    fn is_ours(&self) -> bool {
-        // SAFETY: fcntl on a number; a foreign or closed descriptor gives another answer.
-        let signal = unsafe { libc::fcntl(self.0, F_GETSIG) };
-        signal == SAMPLE_SIGNAL || signal == 0
-    }
 }
 
 impl Drop for PerfEvent {
     fn drop(&mut self) {
-        if !self.is_ours() {
+        if !is_ours(self.0) {
             return;
         }
         // SAFETY: our descriptor. Disabled first, so that no overflow signals a descriptor number that is reused.

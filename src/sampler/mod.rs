@@ -4,6 +4,7 @@
 //! [`linux_perf`], [`linux_timer`], [`linux_tick`]; each makes the sampling signal arrive on a thread with its
 //! `ThreadState`'s address.
 
+pub mod debug_offsets;
 pub mod linux_perf;
 pub mod linux_tick;
 pub mod linux_timer;

@@ -6,23 +6,27 @@ use crate::error::{Error, Result};
 use spprof_sigsafe::ring::RING_WORDS;
 use spprof_sigsafe::thread::ThreadState;
 use spprof_sigsafe::zone::ZONE;
-use std::sync::Mutex;
+use std::sync::atomic::{AtomicPtr, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Threads sampled at the same time. The reservation is address space, not memory: 16 Ki x 138 KiB = 2.2 GB.
 pub const MAX_THREADS: usize = 1 << 14;
+const SMALL_THREADS: usize = 256;
 
 #[derive(Debug)]
 struct Pool {
     states: *mut ThreadState,
     rings: *mut u64,
+    capacity: usize,
     used: usize,
     free: Vec<&'static ThreadState>,
 }
 
-// SAFETY: the pointers are to mappings that live for ever; access goes through the mutex below.
+// SAFETY: the pointers are to mappings that live for ever; access goes through the mutex it lives in.
 unsafe impl Send for Pool {}
 
-static POOL: Mutex<Option<Pool>> = Mutex::new(None);
+/// Leaked on creation. A forked child forgets it, locked or not, and makes its own (see [`abandon`]).
+static POOL: AtomicPtr<Mutex<Pool>> = AtomicPtr::new(std::ptr::null_mut());
 
 fn reserve(bytes: usize) -> Result<*mut u8> {
     // SAFETY: a fresh private mapping.
@@ -51,21 +55,29 @@ fn reserve(bytes: usize) -> Result<*mut u8> {
 fn create(capacity: usize) -> Result<Pool> {
     let states = reserve(capacity * size_of::<ThreadState>())?.cast::<ThreadState>();
     let rings = reserve(capacity * RING_WORDS * size_of::<u64>())?.cast::<u64>();
-    Ok(Pool { states, rings, used: 0, free: Vec::new() })
+    Ok(Pool { states, rings, capacity, used: 0, free: Vec::new() })
+}
+
+/// The pool of this process. Called by one session at a time, so creation does not race.
+fn pool() -> Result<MutexGuard<'static, Pool>> {
+    let mut current = POOL.load(Ordering::Acquire);
+    if current.is_null() {
+        // An address space limit (RLIMIT_AS) may forbid the large reservation: a small one serves most programs.
+        let pool = create(MAX_THREADS).or_else(|_| create(SMALL_THREADS))?;
+        current = Box::into_raw(Box::new(Mutex::new(pool)));
+        POOL.store(current, Ordering::Release);
+    }
+    // SAFETY: leaked above, never freed.
+    Ok(unsafe { &*current }.lock().unwrap_or_else(PoisonError::into_inner))
 }
 
 /// A state for a new thread, blank; `None` when all are in use. Fails only when memory cannot be reserved.
 pub fn acquire() -> Result<Option<&'static ThreadState>> {
-    let mut guard = POOL.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    let pool = match guard.as_mut() {
-        Some(pool) => pool,
-        // An address space limit (RLIMIT_AS) may forbid the large reservation: a small one serves most programs.
-        None => guard.insert(create(MAX_THREADS).or_else(|_| create(256))?),
-    };
+    let mut pool = pool()?;
     if let Some(state) = pool.free.pop() {
         return Ok(Some(state));
     }
-    if pool.used == MAX_THREADS {
+    if pool.used == pool.capacity {
         return Ok(None);
     }
     // SAFETY: slot `used` lies in the reservation, is zeroed, and has not been handed out; so does its ring.
@@ -83,8 +95,12 @@ pub fn acquire() -> Result<Option<&'static ThreadState>> {
 /// Gives a state back. The caller has made sure that no signal of its thread can still arrive.
 pub fn release(state: &'static ThreadState) {
     state.reset();
-    let mut guard = POOL.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    if let Some(pool) = guard.as_mut() {
+    if let Ok(mut pool) = pool() {
         pool.free.push(state);
     }
+}
+
+/// In a forked child: forgets the parent's states, whose threads do not exist here. Async-signal-safe.
+pub fn abandon() {
+    POOL.store(std::ptr::null_mut(), Ordering::Release);
 }

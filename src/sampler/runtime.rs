@@ -79,9 +79,11 @@ fn find() -> Result<Runtime> {
             version.text
         ))
     })?;
-    let unchecked = match symbol(c"_PyThreadState_UncheckedGet") {
+    super::debug_offsets::check(layout)?;
+    // CPYTHON 3.13: renamed. Not the other way round: an extension may define the old name for itself.
+    let unchecked = match symbol(c"PyThreadState_GetUnchecked") {
         Some(address) => address,
-        None => required(c"PyThreadState_GetUnchecked")?,
+        None => required(c"_PyThreadState_UncheckedGet")?,
     };
     let gilstate = required(c"PyGILState_GetThisThreadState")?;
     // SAFETY: both are `PyThreadState *f(void)`.

@@ -8,6 +8,7 @@
 use crate::error::{Error, Result};
 use spprof_sigsafe::handler::{absorb_fault, on_sample};
 use spprof_sigsafe::zone::ZONE;
+use std::cell::UnsafeCell;
 use std::ffi::{c_int, c_void};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -133,6 +134,7 @@ fn remember_fault(index: usize) -> impl Fn(&libc::sigaction) {
 }
 
 /// The dispositions as they were, for putting back. The handlers chain by the statics above.
+#[derive(Clone, Copy)]
 pub struct SignalOwner {
     sample: libc::sigaction,
     faults: [libc::sigaction; 2],
@@ -155,22 +157,45 @@ impl SignalOwner {
             take(signal, &fault_action(), remember_fault(index))?;
         }
         take(SAMPLE_SIGNAL, &sample_action(), remember_sample)?;
+        owner.publish();
         Ok(owner)
+    }
+
+    /// Makes this owner the one that [`Self::restore_current`] uses.
+    fn publish(self) {
+        let next = CURRENT.load(Ordering::Acquire).wrapping_add(1);
+        // SAFETY: readers use the other slot until the store below, and only a run, one at a time, publishes.
+        unsafe { PUBLISHED[next % 2].0.get().write(Some(self)) };
+        CURRENT.store(next, Ordering::Release);
+    }
+
+    /// Puts back what the latest owner replaced. Async-signal-safe.
+    pub fn restore_current() {
+        // SAFETY: `publish` writes to the slot that is not current.
+        if let Some(owner) = unsafe { &*PUBLISHED[CURRENT.load(Ordering::Acquire) % 2].0.get() } {
+            owner.restore();
+        }
     }
 
     /// Takes back what the host replaced while we run; what it installed is chained and put back at the end instead.
     pub fn reclaim(&mut self) {
+        let mut changed = false;
         for (index, signal) in FAULT_SIGNALS.into_iter().enumerate() {
             if let Ok(current) = get(signal)
                 && take(signal, &fault_action(), remember_fault(index)).unwrap_or(false)
             {
                 self.faults[index] = current;
+                changed = true;
             }
         }
         if let Ok(current) = get(SAMPLE_SIGNAL)
             && take(SAMPLE_SIGNAL, &sample_action(), remember_sample).unwrap_or(false)
         {
             self.sample = current;
+            changed = true;
+        }
+        if changed {
+            self.publish();
         }
     }
 
@@ -187,6 +212,13 @@ impl SignalOwner {
         }
     }
 }
+
+struct Slot(UnsafeCell<Option<SignalOwner>>);
+// SAFETY: see `publish`.
+unsafe impl Sync for Slot {}
+/// The latest owner, for a forked child that cannot reach the manager's; the slot that counts is CURRENT modulo 2.
+static PUBLISHED: [Slot; 2] = [Slot(UnsafeCell::new(None)), Slot(UnsafeCell::new(None))];
+static CURRENT: AtomicUsize = AtomicUsize::new(0);
 
 /// Blocks every signal on the calling thread until dropped: for starting a thread that inherits an empty set of them.
 #[derive(Debug)]

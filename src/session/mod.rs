@@ -1,8 +1,37 @@
 //! A CPU run: start, drain, stop, fork, exit. Composition root of `sampler` and `resolve`.
+//!
+//! `start` and `stop` run on the caller's thread with the GIL held (an attached thread state); between them the run lives on
+//! the [`manager`] thread, which never needs it.
 
-use crate::error::Result;
+mod doctor;
+mod drain;
+mod fork;
+mod manager;
+mod shared;
+mod terminate;
+mod thread;
+mod wake;
+
+use crate::error::{Error, Result};
+use crate::resolve::{Resolver, lifetime};
+use crate::sampler::signals::{AllBlocked, SignalOwner};
+use crate::sampler::source::{self, Engine};
+use crate::sampler::tasks::TaskList;
+use crate::sampler::runtime;
+use drain::Sink;
+use manager::{Manager, Setup};
+use shared::Shared;
+use spprof_export::{Format, Journal};
 use spprof_model::Profile;
-use std::path::PathBuf;
+use spprof_sigsafe::zone::ZONE;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicPtr, AtomicU8, Ordering};
+use std::sync::mpsc;
+use std::thread::JoinHandle;
+use wake::Wake;
+
+pub use doctor::doctor;
 
 /// Which time a run measures.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -57,29 +86,197 @@ pub struct Stats {
     pub memory_bytes: u64,
 }
 
+/// Where a run with output path `output` keeps what it has flushed so far.
+#[must_use]
+pub fn journal_path(output: &Path) -> PathBuf {
+    let mut path = output.as_os_str().to_owned();
+    path.push(".journal");
+    PathBuf::from(path)
+}
+
+/// The run in progress, as its callers see it.
+struct Running {
+    shared: Arc<Shared>,
+    manager: JoinHandle<(Profile, SignalOwner)>,
+}
+
+/// One run at a time; every transition is a compare-and-swap on this.
+mod phase {
+    pub const IDLE: u8 = 0;
+    pub const STARTING: u8 = 1;
+    pub const ACTIVE: u8 = 2;
+    pub const STOPPING: u8 = 3;
+}
+
+static PHASE: AtomicU8 = AtomicU8::new(phase::IDLE);
+/// Set while the phase is ACTIVE. A forked child forgets it (see [`fork`]).
+static RUNNING: AtomicPtr<Running> = AtomicPtr::new(std::ptr::null_mut());
+
+fn transition(from: u8, to: u8) -> bool {
+    PHASE.compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire).is_ok()
+}
+
+/// Where the list of interpreters begins; read anew each time, because it changes.
+fn interpreters_head() -> usize {
+    static HEAD: std::sync::OnceLock<usize> = std::sync::OnceLock::new();
+    match *HEAD.get_or_init(|| runtime::symbol(c"PyInterpreterState_Head").unwrap_or(0)) {
+        0 => 0,
+        // SAFETY: `PyInterpreterState *PyInterpreterState_Head(void)` only reads a static.
+        address => unsafe { std::mem::transmute::<usize, extern "C" fn() -> usize>(address)() },
+    }
+}
+
 /// Starts sampling every thread of the process. Needs the GIL.
-pub fn start(_options: Options) -> Result<()> {
-    todo!()
+pub fn start(options: Options) -> Result<()> {
+    if !transition(phase::IDLE, phase::STARTING) {
+        return Err(Error::runtime("Profiler already running"));
+    }
+    match launch(options) {
+        Ok(running) => {
+            RUNNING.store(Box::into_raw(Box::new(running)), Ordering::Release);
+            PHASE.store(phase::ACTIVE, Ordering::Release);
+            Ok(())
+        }
+        Err(error) => {
+            PHASE.store(phase::IDLE, Ordering::Release);
+            Err(error)
+        }
+    }
+}
+
+fn launch(options: Options) -> Result<Running> {
+    let asked = match options.engine {
+        EngineChoice::Auto => None,
+        EngineChoice::Timer => Some(Engine::Timer),
+        EngineChoice::Perf => Some(Engine::Perf),
+        EngineChoice::Tick => Some(Engine::Tick),
+    };
+    let (engine, engine_reason) = source::choose(asked, options.clock == Clock::Wall)?;
+    let runtime = runtime::runtime()?;
+    let tasks = TaskList::open().map_err(|error| Error::os("cannot read /proc/self/task, which lists the threads", &error))?;
+    let wake = Wake::new().map_err(|error| Error::os("cannot create an eventfd", &error))?;
+    let shared = Arc::new(Shared::new(wake));
+    let profile = Profile::new(options.memory_limit_bytes);
+    let sink = Sink::new(profile, Resolver::new(runtime.layout, runtime.code_type));
+    let format = Format::from_name(&options.output_format)
+        .ok_or_else(|| Error::value(format!("Unknown format: {}", options.output_format)))?;
+    let journal = match &options.output {
+        Some(path) => {
+            let path = journal_path(path);
+            Some(Journal::create(&path).map_err(|error| Error::permission(format!("Cannot write to {}: {error}", path.display())))?)
+        }
+        None => None,
+    };
+    fork::register();
+    fork::prepare_fd_table()?;
+    ZONE.set_runtime(runtime);
+    lifetime::install(runtime.layout, runtime.code_type)?;
+    let signals = SignalOwner::install().inspect_err(|_| lifetime::uninstall(runtime.layout, runtime.code_type))?;
+    let watch = options.output.is_some();
+    let setup = Setup {
+        runtime,
+        options,
+        engine,
+        engine_reason,
+        output_format: format,
+        shared: Arc::clone(&shared),
+        signals,
+        sink,
+        tasks,
+        journal,
+    };
+    let (armed, is_armed) = mpsc::channel();
+    let spawned = {
+        let _blocked = AllBlocked::new();
+        std::thread::Builder::new().name("spprof".into()).stack_size(512 * 1024).spawn(move || {
+            // SAFETY: sets this thread's timer slack, so that ticks come when they are due.
+            unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, 1) };
+            let mut manager = Manager::new(setup);
+            manager.arm_all();
+            let _ = armed.send(());
+            manager.run()
+        })
+    };
+    let manager = spawned.map_err(|error| {
+        SignalOwner::restore_current();
+        lifetime::uninstall(runtime.layout, runtime.code_type);
+        Error::os("cannot start the manager thread", &error)
+    })?;
+    let _ = is_armed.recv();
+    if watch {
+        terminate::watch(shared.wake.fd());
+    }
+    Ok(Running { shared, manager })
 }
 
 /// Stops sampling and gives the profile. Needs the GIL (an attached thread state).
 pub fn stop() -> Result<Profile> {
-    todo!()
+    if !transition(phase::ACTIVE, phase::STOPPING) {
+        return Err(Error::runtime("Profiler not running"));
+    }
+    terminate::unwatch();
+    // SAFETY: made by `start` from a Box; the transition above makes this the only taker.
+    let running = unsafe { Box::from_raw(RUNNING.swap(std::ptr::null_mut(), Ordering::AcqRel)) };
+    running.shared.stop.store(true, Ordering::Release);
+    running.shared.wake.wake();
+    let ended = running.manager.join();
+    let result = match ended {
+        Ok((profile, signals)) => {
+            signals.restore();
+            Ok(profile)
+        }
+        Err(_) => {
+            ZONE.active.store(false, Ordering::SeqCst);
+            Err(Error::runtime("the profiler's thread failed; the profile is lost. Please report this"))
+        }
+    };
+    if let Ok(runtime) = runtime::runtime() {
+        lifetime::uninstall(runtime.layout, runtime.code_type);
+    }
+    PHASE.store(phase::IDLE, Ordering::Release);
+    result
 }
 
 #[must_use]
 pub fn is_active() -> bool {
-    todo!()
+    PHASE.load(Ordering::Acquire) == phase::ACTIVE
+}
+
+/// Gives the run's shared part to `read`; `None` when no run is active. Needs the GIL or, free-threaded, tolerates a stop
+/// meanwhile because the part is counted.
+fn with_shared<T>(read: impl FnOnce(&Shared) -> T) -> Option<T> {
+    let running = RUNNING.load(Ordering::Acquire);
+    if running.is_null() || !is_active() {
+        return None;
+    }
+    // SAFETY: not null while ACTIVE; `stop` needs the GIL that the caller holds.
+    let shared = unsafe { Arc::clone(&(*running).shared) };
+    Some(read(&shared))
 }
 
 /// `None` when no run is active.
 #[must_use]
 pub fn stats() -> Option<Stats> {
-    todo!()
+    with_shared(Shared::stats)
 }
 
-/// What this machine allows: (topic, finding) pairs for `spprof doctor`.
-#[must_use]
-pub fn doctor() -> Vec<(String, String)> {
-    todo!()
+/// Tells the run the Python name of thread `tid`, at the thread's start or later. Without a run it does nothing.
+pub fn note_thread(tid: i32, ident: u64, name: &[u8]) {
+    with_shared(|shared| {
+        shared.note_thread(tid, ident, name);
+        shared.wake.wake();
+    });
+}
+
+/// Captures the calling thread's own Python stack, leaf first: (code object address, instruction offset). For the self-test.
+pub fn walk_own_stack() -> Result<Vec<(usize, i64)>> {
+    use spprof_sigsafe::pywalk::{Interrupted, WalkOutcome, walk};
+    let runtime = runtime::runtime()?;
+    let mut stack = spprof_sigsafe::stack::Stack::new();
+    // SAFETY: needs no GIL, reads a thread-specific slot.
+    let tstate = unsafe { (runtime.unchecked)() };
+    match walk(runtime, tstate, Interrupted::default(), &mut stack) {
+        WalkOutcome::Complete => Ok(stack.frames().iter().map(|frame| (frame.code, frame.offset)).collect()),
+        _ => Err(Error::runtime("the frames of the calling thread cannot be followed")),
+    }
 }

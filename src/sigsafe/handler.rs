@@ -21,6 +21,9 @@ pub mod flags {
     pub const BROKEN: u64 = 4;
 }
 
+/// A handler that seems to take longer than this is timed by the thread's CPU clock.
+const PREEMPTED_NS: u64 = 10_000;
+
 /// Words of a record before its frames: header, time, weight, omitted frames.
 pub const HEADER_WORDS: usize = 4;
 
@@ -142,7 +145,15 @@ fn sample(state: &ThreadState, context: *mut c_void) {
         let begin = clock_ns(libc::CLOCK_MONOTONIC);
         capture(state, runtime, context, begin);
         let end = clock_ns(libc::CLOCK_MONOTONIC);
-        state.handler_ns.fetch_add(end.wrapping_sub(begin), Ordering::Relaxed);
+        let took = end.wrapping_sub(begin);
+        // Longer than any handler: the thread was preempted inside it. The CPU clock tells what was ours.
+        let took = if took > PREEMPTED_NS {
+            let cpu = clock_ns(libc::CLOCK_THREAD_CPUTIME_ID);
+            cpu.saturating_sub(state.last_cpu_ns.load(Ordering::Relaxed)).min(took)
+        } else {
+            took
+        };
+        state.handler_ns.fetch_add(took, Ordering::Relaxed);
     }
     state.exited.fetch_add(1, Ordering::Release);
 }
@@ -185,7 +196,6 @@ fn capture(state: &ThreadState, runtime: &Runtime, context: *mut c_void, now: u6
         state.losses.truncated.fetch_add(1, Ordering::Relaxed);
     }
     commit(state, scratch, last, flag, now, weight);
-    vary_period(state);
 }
 
 /// Writes the record: only the frames that differ from the thread's previous record.
@@ -215,28 +225,6 @@ fn commit(state: &ThreadState, stack: &Stack, last: &mut Stack, flag: u64, now: 
     state.weight_ns.fetch_add(weight, Ordering::Relaxed);
     last.copy_from(stack);
     state.last_generation.store(generation, Ordering::Relaxed);
-}
-
-/// A fixed period can run in step with the program (2 ms bursts, 10 ms period): perf periods are varied by +-50 %.
-fn vary_period(state: &ThreadState) {
-    let period = ZONE.perf_period_ns.load(Ordering::Relaxed);
-    let fd = state.perf_fd.load(Ordering::Relaxed);
-    if period == 0 || fd < 0 {
-        return;
-    }
-    let mut random = state.random.load(Ordering::Relaxed);
-    random ^= random << 13;
-    random ^= random >> 7;
-    random ^= random << 17;
-    state.random.store(random, Ordering::Relaxed);
-    if random & ZONE.perf_vary_mask.load(Ordering::Relaxed) != 0 {
-        return;
-    }
-    const PERF_EVENT_IOC_PERIOD: libc::c_ulong = 0x4008_2404;
-    const PARTS: u64 = 1024;
-    let next = (period >> 1).wrapping_add(period.wrapping_mul((random >> 32) & (PARTS - 1)) / PARTS).max(1);
-    // SAFETY: the ioctl reads one u64; on a descriptor that is being closed it fails, which is fine.
-    unsafe { libc::ioctl(fd, PERF_EVENT_IOC_PERIOD as _, &raw const next) };
 }
 
 /// Handler of SIGSEGV and SIGBUS: lets a guarded load fail, passes everything else on.

@@ -45,10 +45,8 @@ pub struct ThreadState {
     pub handler_ns: AtomicU64,
     pub weight_ns: AtomicU64,
     pub losses: Losses,
-    /// Perf event whose period the handler varies, or -1.
+    /// The thread's perf event, or -1: what a forked child closes.
     pub perf_fd: AtomicI32,
-    /// State of the handler's xorshift generator, never 0.
-    pub random: AtomicU64,
     /// The release generation `last` was captured under.
     pub(crate) last_generation: AtomicU64,
     pub(crate) scratch: UnsafeCell<Stack>,
@@ -78,7 +76,6 @@ impl ThreadState {
             weight_ns: AtomicU64::new(0),
             losses: Losses::default(),
             perf_fd: AtomicI32::new(-1),
-            random: AtomicU64::new(1),
             last_generation: AtomicU64::new(u64::MAX),
             scratch: UnsafeCell::new(Stack::new()),
             last: UnsafeCell::new(Stack::new()),

@@ -40,10 +40,6 @@ pub struct Zone {
     pub foreign: AtomicU64,
     /// `MAX_FDS` pointers, or null.
     fds: AtomicPtr<AtomicPtr<ThreadState>>,
-    /// Perf period in ns to vary around, 0: leave it alone.
-    pub perf_period_ns: AtomicU64,
-    /// The handler varies the period when the random number's low bits under this mask are 0.
-    pub perf_vary_mask: AtomicU64,
     /// The disposition our handler replaced: what a foreign signal is passed on to.
     pub chained: AtomicUsize,
     pub chained_is_siginfo: AtomicBool,
@@ -58,8 +54,6 @@ pub static ZONE: Zone = Zone {
     release_generation: AtomicU64::new(0),
     foreign: AtomicU64::new(0),
     fds: AtomicPtr::new(core::ptr::null_mut()),
-    perf_period_ns: AtomicU64::new(0),
-    perf_vary_mask: AtomicU64::new(0),
     chained: AtomicUsize::new(0),
     chained_is_siginfo: AtomicBool::new(false),
 };
@@ -81,6 +75,19 @@ impl Zone {
     pub unsafe fn set_pool(&self, start: *const ThreadState, end: *const ThreadState) {
         self.pool_start.store(start as usize, Ordering::Release);
         self.pool_end.store(end as usize, Ordering::Release);
+    }
+
+    /// All thread states handed out so far.
+    #[must_use]
+    pub fn states(&self) -> &'static [ThreadState] {
+        let start = self.pool_start.load(Ordering::Acquire);
+        let end = self.pool_end.load(Ordering::Acquire);
+        if start == 0 {
+            return &[];
+        }
+        let count = end.wrapping_sub(start).checked_div(size_of::<ThreadState>()).unwrap_or(0);
+        // SAFETY: `set_pool` promised initialised states in this range.
+        unsafe { core::slice::from_raw_parts(start as *const ThreadState, count) }
     }
 
     /// The thread state a signal's `sival_ptr` names, if it is one.

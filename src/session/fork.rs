@@ -1,0 +1,71 @@
+//! Fork: the child has one thread, no timers, no manager. It must be inactive, clean, and able to start its own run.
+
+use super::{PHASE, RUNNING, phase, terminate};
+use crate::error::{Error, Result};
+use crate::resolve::lifetime;
+use crate::sampler::{linux_perf, pool, signals};
+use spprof_sigsafe::thread::ThreadState;
+use spprof_sigsafe::zone::{MAX_FDS, ZONE};
+use std::sync::Once;
+use std::sync::atomic::{AtomicPtr, Ordering};
+
+static REGISTERED: Once = Once::new();
+static FD_TABLE: AtomicPtr<AtomicPtr<ThreadState>> = AtomicPtr::new(std::ptr::null_mut());
+
+/// Registers the child handler, once per process.
+pub fn register() {
+    // SAFETY: the handler is a static function of this library, which is never unloaded.
+    REGISTERED.call_once(|| unsafe {
+        libc::pthread_atfork(None, None, Some(in_child));
+    });
+}
+
+/// The table from descriptors to thread states: address space, touched only where descriptors are.
+pub fn prepare_fd_table() -> Result<()> {
+    if !FD_TABLE.load(Ordering::Acquire).is_null() {
+        return Ok(());
+    }
+    let bytes = MAX_FDS * size_of::<AtomicPtr<ThreadState>>();
+    // SAFETY: a fresh private mapping, zeroed: null pointers.
+    let table = unsafe {
+        libc::mmap(
+            std::ptr::null_mut(),
+            bytes,
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
+            -1,
+            0,
+        )
+    };
+    if table == libc::MAP_FAILED {
+        return Err(Error::os("cannot reserve the table of descriptors", &std::io::Error::last_os_error()));
+    }
+    FD_TABLE.store(table.cast(), Ordering::Release);
+    // SAFETY: MAX_FDS null pointers, mapped for ever.
+    unsafe { ZONE.set_fd_table(table.cast()) };
+    Ok(())
+}
+
+/// Runs in the child between fork and its return, possibly while the parent's other threads held any lock: only atomics,
+/// sigaction and close.
+unsafe extern "C" fn in_child() {
+    if PHASE.load(Ordering::Acquire) == phase::IDLE {
+        return;
+    }
+    ZONE.active.store(false, Ordering::SeqCst);
+    for state in ZONE.states() {
+        let fd = state.perf_fd.swap(-1, Ordering::AcqRel);
+        if fd >= 0 {
+            ZONE.bind_fd(fd, std::ptr::null());
+            linux_perf::close_inherited(fd);
+        }
+    }
+    signals::SignalOwner::restore_current();
+    terminate::forget();
+    pool::abandon();
+    // SAFETY: this is the child's only thread, before fork returns.
+    unsafe { lifetime::after_fork_child() };
+    // The parent's run is leaked here: its manager thread does not exist, its locks may be held.
+    RUNNING.store(std::ptr::null_mut(), Ordering::Release);
+    PHASE.store(phase::IDLE, Ordering::Release);
+}
