@@ -1,6 +1,7 @@
 //! The native half of spprof, in the order data flows: sampler -> resolve -> session -> export -> py.
 
 pub mod error;
+pub mod resolve;
 pub mod sampler;
 pub mod session;
 
