@@ -107,7 +107,14 @@ pub struct Limbo {
     overflowed: AtomicU64,
 }
 
+impl Default for Limbo {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Limbo {
+    #[must_use]
     pub const fn new() -> Self {
         Self {
             lists: Spin::new(Lists::new()),
