@@ -11,7 +11,8 @@ import functools
 import inspect
 import os
 import threading
-from typing import TYPE_CHECKING, Any, AsyncGenerator, Callable, Generator, Optional, TypeVar, Union, overload
+from collections.abc import AsyncGenerator, Generator
+from typing import TYPE_CHECKING, Any, Callable, Optional, TypeVar, Union, overload
 
 from . import _native, profiler
 from ._profile import PathLike, Profile

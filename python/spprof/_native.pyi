@@ -1,7 +1,8 @@
 """The extension, as Python sees it. Private: what programs use is in `spprof`."""
 
+from collections.abc import Iterable
 from os import PathLike
-from typing import Any, Iterable, Optional, Union, final
+from typing import Any, Optional, Union, final
 
 __version__: str
 platform: str

@@ -7,9 +7,10 @@ list, one is built from them: so there is one writer a format, in Rust, whatever
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
-from typing import Any, Iterable, Mapping, Optional, Sequence, Union
+from typing import Any, Optional, Union
 
 from . import _native
 from ._errors import LoadError
@@ -182,8 +183,7 @@ class AggregatedProfile:
 
     def _to_native(self) -> _native.NativeProfile:
         samples = (
-            Sample(0, stack.thread_id, stack.thread_name, stack.frames, stack.weight_ns, stack.count)
-            for stack in self.stacks
+            Sample(0, stack.thread_id, stack.thread_name, stack.frames, stack.weight_ns, stack.count) for stack in self.stacks
         )
         return _built(self, samples)
 

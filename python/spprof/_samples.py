@@ -91,7 +91,7 @@ class Samples(MutableSequence[Sample]):
         self._written().insert(index, value)
 
     def sort(self, *, key: Optional[Callable[[Sample], Any]] = None, reverse: bool = False) -> None:
-        self._written().sort(key=key, reverse=reverse)  # type: ignore[type-var,arg-type]
+        self._written().sort(key=key, reverse=reverse)  # type: ignore[arg-type]
 
     def copy(self) -> list[Sample]:
         return list(self)

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 import spprof
 
 STARTERS = [spprof.start, spprof.Profiler, spprof.profile]
@@ -86,7 +85,7 @@ def test_an_output_path_that_is_a_folder(tmp_path: Path) -> None:
 def test_an_output_path_below_a_file(tmp_path: Path) -> None:
     """A parent that cannot be made counts too."""
     (tmp_path / "file").write_text("content")
-    with pytest.raises(PermissionError, match="^Cannot write to "):
+    with pytest.raises(PermissionError, match=r"^Cannot write to "):
         spprof.start(output_path=tmp_path / "file" / "profile.json")
     assert (tmp_path / "file").read_text() == "content"
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Callable
 
 import pytest
-
 import spprof
 
 SPPROF = [sys.executable, "-m", "spprof"]
@@ -35,7 +34,6 @@ def spprof_run(run_program: Any, tmp_path: Path) -> Run:
         )
 
     return run
-
 
 
 SHOW = """
@@ -252,7 +250,9 @@ def test_without_the_extra(run_program: Any) -> None:
 
 def test_sigterm_is_left_to_the_program(spprof_run: Run, tmp_path: Path) -> None:
     """A program with a handler of its own ends as it likes, and its profile is saved."""
-    program = BUSY + "import os, signal, sys; signal.signal(signal.SIGTERM, lambda *_: sys.exit(5)); busy(); os.kill(os.getpid(), 15)"
+    program = (
+        BUSY + "import os, signal, sys; signal.signal(signal.SIGTERM, lambda *_: sys.exit(5)); busy(); os.kill(os.getpid(), 15)"
+    )
     spprof_run(program, expect_rc=5)
     assert spprof.load(tmp_path / "p.spprof").sample_count > 0
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL

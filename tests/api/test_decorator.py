@@ -7,11 +7,11 @@ import gc
 import inspect
 import json
 import threading
+from collections.abc import AsyncGenerator, Generator
 from pathlib import Path
-from typing import Any, AsyncGenerator, Callable, Generator
+from typing import Any, Callable
 
 import pytest
-
 import spprof
 
 Work = Callable[..., None]

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Callable
 
 import pytest
-
 import spprof
 
 Work = Callable[..., None]
@@ -32,7 +31,7 @@ def test_a_run(work: Work) -> None:
     assert {s.thread_name for s in mine} == {"MainThread"}
     timestamps = [s.timestamp_ns for s in mine]
     assert timestamps == sorted(timestamps)
-    assert 0 <= timestamps[0] and timestamps[-1] <= profile.total_duration_ms * 1e6
+    assert timestamps[0] >= 0 and timestamps[-1] <= profile.total_duration_ms * 1e6
     below = [s for s in mine if any(f.function_name == "be_sampled" for f in s.frames)]
     assert len(below) > len(mine) // 2
     for s in below:
@@ -182,14 +181,14 @@ def test_profiler_whose_save_fails(tmp_path: Path) -> None:
 def test_profiler_inside_a_run() -> None:
     """There is one run a process."""
     with spprof.Profiler():
-        with pytest.raises(RuntimeError, match="^Profiler already running$"), spprof.Profiler():
+        with pytest.raises(RuntimeError, match=r"^Profiler already running$"), spprof.Profiler():
             pytest.fail("not reached")
         assert spprof.is_active()
 
 
 def test_a_stop_inside_the_block() -> None:
     """Somebody else's stop is told at the end of the block."""
-    with pytest.raises(RuntimeError, match="^Profiler not running$"), spprof.Profiler():
+    with pytest.raises(RuntimeError, match=r"^Profiler not running$"), spprof.Profiler():
         spprof.stop()
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-
 import spprof
 import spprof._native
 
@@ -24,9 +23,9 @@ def test_native_unwinding_is_not_there() -> None:
     assert spprof.native_unwinding_available() is False
     assert spprof.native_unwinding_enabled() is False
     spprof.set_native_unwinding(False)
-    with pytest.raises(RuntimeError, match="^Native unwinding not available on this platform$"):
+    with pytest.raises(RuntimeError, match=r"^Native unwinding not available on this platform$"):
         spprof.set_native_unwinding(True)
-    with pytest.raises(RuntimeError, match="^Failed to capture native stack$"):
+    with pytest.raises(RuntimeError, match=r"^Failed to capture native stack$"):
         spprof.capture_native_stack()
 
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 import spprof
 from spprof import Frame, Profile, Sample, output
 

@@ -9,7 +9,6 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-
 import spprof
 from spprof import AggregatedStack, Frame, Profile, Sample, StackTrace
 
@@ -142,7 +141,7 @@ class TestSamples:
         assert plain[2] in samples and Sample(0, 0, None, ()) not in samples
         assert samples.index(plain[3]) == 3 and samples.count(plain[0]) == 1
         assert list(reversed(samples)) == plain[::-1]
-        assert samples + [plain[0]] == [*plain, plain[0]] and [plain[0]] + samples == [plain[0], *plain]
+        assert samples + [plain[0]] == [*plain, plain[0]] and [plain[0]] + samples == [plain[0], *plain]  # noqa: RUF005
         assert sorted(samples, key=lambda s: -s.timestamp_ns) == plain[::-1]
         for index in (4, -5):
             with pytest.raises(IndexError):

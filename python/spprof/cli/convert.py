@@ -13,7 +13,13 @@ from .._profile import load
 @click.command()
 @click.argument("source", type=click.Path(exists=True, dir_okay=False))
 @click.argument("target", type=click.Path())
-@click.option("-f", "--format", "target_format", type=click.Choice(list(SUFFIXES)), help="Format; by default the suffix of TARGET decides.")
+@click.option(
+    "-f",
+    "--format",
+    "target_format",
+    type=click.Choice(list(SUFFIXES)),
+    help="Format; by default the suffix of TARGET decides.",
+)
 def convert(source: str, target: str, target_format: Optional[str]) -> None:
     """Write the profile SOURCE as TARGET, in another format.
 

@@ -74,7 +74,15 @@ def _show(console: Console, content: dict[str, Any], lines: bool) -> None:
     if meta["incomplete"]:
         console.print("incomplete: the run was killed; this is what had been written by then")
 
-    _table(console, total_ns, "Threads", [(thread["weight_ns"], None, _printable(f"{thread['name'] or '?'} ({thread['thread_id']})"), "") for thread in content["threads"]])
+    _table(
+        console,
+        total_ns,
+        "Threads",
+        [
+            (thread["weight_ns"], None, _printable(f"{thread['name'] or '?'} ({thread['thread_id']})"), "")
+            for thread in content["threads"]
+        ],
+    )
     _table(console, total_ns, "Functions", [_row(row, "first_line") for row in content["functions"]])
     if lines:
         _table(console, total_ns, "Lines", [_row(row, "line") for row in content["lines"]])

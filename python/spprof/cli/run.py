@@ -21,16 +21,41 @@ from .._settings import CLOCKS, ENGINES, checked
 START_FILE = "spprof-start.pth"
 
 
-@click.command(
-    context_settings={"allow_interspersed_args": False, "help_option_names": ["-h", "--help"]}
+@click.command(context_settings={"allow_interspersed_args": False, "help_option_names": ["-h", "--help"]})
+@click.option(
+    "-i",
+    "--interval",
+    "interval_ms",
+    type=int,
+    default=10,
+    show_default=True,
+    metavar="MS",
+    help="Sampling interval in milliseconds.",
 )
-@click.option("-i", "--interval", "interval_ms", type=int, default=10, show_default=True, metavar="MS", help="Sampling interval in milliseconds.")
 @click.option("--interval-us", type=int, metavar="US", help="Sampling interval in microseconds, instead.")
-@click.option("--clock", type=click.Choice(CLOCKS), default="cpu", show_default=True, help="Sample what runs, or also what waits.")
+@click.option(
+    "--clock", type=click.Choice(CLOCKS), default="cpu", show_default=True, help="Sample what runs, or also what waits."
+)
 @click.option("--engine", type=click.Choice(ENGINES), default="auto", show_default=True, help="What makes samples happen.")
-@click.option("-f", "--format", "output_format", type=click.Choice(list(_env.SUFFIXES)), help="Format; by default the suffix of the output decides.")
-@click.option("-o", "--output", type=click.Path(), help="The profile's file; {pid} stands for the process id.  [default: profile.json]")
-@click.option("--memory-limit", "memory_limit_mb", type=int, default=100, show_default=True, metavar="MB", help="Most memory for the profile.")
+@click.option(
+    "-f",
+    "--format",
+    "output_format",
+    type=click.Choice(list(_env.SUFFIXES)),
+    help="Format; by default the suffix of the output decides.",
+)
+@click.option(
+    "-o", "--output", type=click.Path(), help="The profile's file; {pid} stands for the process id.  [default: profile.json]"
+)
+@click.option(
+    "--memory-limit",
+    "memory_limit_mb",
+    type=int,
+    default=100,
+    show_default=True,
+    metavar="MB",
+    help="Most memory for the profile.",
+)
 @click.option("--children", is_flag=True, help="Profile the Python programs it starts too, each into a file of its own.")
 @click.option("-m", "module", is_flag=True, help="The program is a module, as in python -m.")
 @click.option("-c", "code", is_flag=True, help="The program is given as text, as in python -c.")
