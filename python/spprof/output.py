@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import _native
-from ._profile import AggregatedProfile, Profile
+
+if TYPE_CHECKING:
+    from ._profile import AggregatedProfile, Profile
 
 
 def to_speedscope(profile: Profile) -> dict[str, Any]:

@@ -67,7 +67,7 @@ FIRST_BYTES = {
     "speedscope": b"{",
     "collapsed": b"<module>",
     "pprof": b"\x1f\x8b",
-    "svg": b"<?xml",
+    "svg": b"<svg ",
     "spprof": b"SPPROF",
 }
 
