@@ -1,9 +1,8 @@
+//! The native half of spprof, in the order data flows: sampler -> resolve -> session -> analysis, export -> py.
 
+pub mod analysis;
 pub mod error;
+mod py;
 pub mod resolve;
 pub mod sampler;
 pub mod session;
-
-#[pyo3::pymodule]
-#[pyo3(name = "_native")]
-mod native {}

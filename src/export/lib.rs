@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 mod collapsed;
+mod file;
 mod format;
 mod frames;
 mod journal;
@@ -17,6 +18,7 @@ mod spprof_read;
 mod svg;
 mod wtf8;
 
+pub use file::write_file;
 pub use format::{CountUnit, Format, WriteOptions, write};
 pub use journal::Journal;
 pub use load::{LoadError, load, read};

@@ -1,0 +1,5 @@
+"""`python -m spprof` is `spprof`."""
+
+from spprof.cli import main
+
+main()

@@ -1,0 +1,140 @@
+"""Profiling by environment: for programs one cannot edit, and for `spprof run`.
+
+`spprof-start.pth`, which is installed beside the package, imports this module when `SPPROF` is set; the interpreter reads
+it before the program's first line. So the program runs as it would without us: same argv, `__main__`, path and exit status.
+
+    SPPROF=1             profile this program and every Python program it starts, each into a file of its own
+    SPPROF=run           set by `spprof run`: this program alone, and a line on stderr at its end
+    SPPROF_OUTPUT        the file; `{pid}` stands for the process id. Default: spprof-{pid}.json (by the format)
+    SPPROF_FORMAT        speedscope, collapsed, pprof, svg, spprof. Default: by the suffix
+    SPPROF_INTERVAL_MS, SPPROF_INTERVAL_US, SPPROF_MEMORY_LIMIT_MB, SPPROF_CLOCK, SPPROF_ENGINE: as for spprof.start()
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sys
+
+from . import _native, profiler
+from ._settings import checked
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Optional
+
+VARIABLES = (
+    "SPPROF",
+    "SPPROF_OUTPUT",
+    "SPPROF_FORMAT",
+    "SPPROF_INTERVAL_MS",
+    "SPPROF_INTERVAL_US",
+    "SPPROF_MEMORY_LIMIT_MB",
+    "SPPROF_CLOCK",
+    "SPPROF_ENGINE",
+)
+OFF = ("", "0")
+RUN = "run"
+
+# The process SPPROF_OUTPUT was given to; its children add their own id to the name.
+OWNER = "SPPROF_OUTPUT_OWNER"
+
+SUFFIXES = {"speedscope": ".json", "collapsed": ".collapsed", "pprof": ".pb.gz", "svg": ".svg", "spprof": ".spprof"}
+HOW_TO_OPEN = {
+    "speedscope": "open it at https://www.speedscope.app, or read it with: spprof report {path}",
+    "collapsed": "read it with: spprof report {path}",
+    "pprof": "open it with: go tool pprof -http=: {path}",
+    "svg": "open it in a browser",
+    "spprof": "read it with: spprof report {path}",
+}
+# A bad setting or a profiler that cannot start: what `spprof run` exits with, before the program did anything.
+EXIT_USAGE = 2
+
+
+def start() -> None:
+    """Start a run as the environment says. Never raises: the program is not to suffer from our troubles."""
+    mode = os.environ["SPPROF"]
+    if mode in OFF:
+        return
+    try:
+        settings = checked(
+            _number("SPPROF_INTERVAL_MS", 10),
+            _number("SPPROF_MEMORY_LIMIT_MB", 100),
+            os.environ.get("SPPROF_CLOCK", "cpu"),
+            os.environ.get("SPPROF_ENGINE", "auto"),
+            _number("SPPROF_INTERVAL_US", None),
+        )
+        output_format = os.environ.get("SPPROF_FORMAT")
+        if output_format is not None and output_format not in SUFFIXES:
+            raise ValueError(f"unknown format: {output_format!r} (choose from {', '.join(SUFFIXES)})")
+        profiler.begin(settings, _output_path(output_format), output_format)
+    except Exception as error:
+        _say(f"not profiling: {error}")
+        if mode == RUN:
+            # Nothing of the program has run yet, and an exception here would not stop the interpreter.
+            os._exit(EXIT_USAGE)
+        return
+    if mode == RUN:
+        # Only this program: what it starts is to find the environment that `spprof run` was given.
+        for variable in (*VARIABLES, OWNER):
+            os.environ.pop(variable, None)
+        atexit.register(_finish)
+
+
+def _number(variable: str, default: Optional[int]) -> Optional[int]:
+    text = os.environ.get(variable)
+    if text is None:
+        return default
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError(f"{variable} must be a whole number, not {text!r}") from None
+
+
+def _output_path(output_format: Optional[str]) -> str:
+    pid = str(os.getpid())
+    path = os.environ.get("SPPROF_OUTPUT")
+    if not path:
+        return f"spprof-{pid}{SUFFIXES[output_format or 'speedscope']}"
+    if "{pid}" in path:
+        return path.replace("{pid}", pid)
+    owner = os.environ.setdefault(OWNER, pid)
+    if owner == pid:
+        return path
+    folder, name = os.path.split(path)
+    stem, dot, suffix = name.partition(".")
+    return os.path.join(folder, f"{stem}-{pid}{dot}{suffix}")
+
+
+def _finish() -> None:
+    """The interpreter ends: save, and say where. Silent when the program itself stopped the run."""
+    if not _native._is_active():
+        return
+    native, output = profiler.end()
+    if output is None:
+        return
+    path, output_format = output
+    try:
+        native.write(path, output_format)
+    except OSError as error:
+        _say(f"the profile is lost: cannot write to {path}: {error}")
+        return
+    _say(_summary(native, path, output_format or _native._format_of(path)))
+
+
+def _summary(native: _native.NativeProfile, path: str, output_format: str) -> str:
+    """One line: how much was seen, what was lost, where it is and how to open it."""
+    meta = native.metadata()
+    kind = "CPU time" if meta["clock"] == "cpu" else "elapsed time"
+    seen = f"{native.sample_count} samples, {meta['weight_ns'] / 1e9:.3f} s of {kind}"
+    lost = ", ".join(f"{count} {reason}" for reason, count in meta["losses"].items() if count)
+    if lost:
+        seen += f" (lost: {lost})"
+    shown = os.path.relpath(path) if path.startswith(os.getcwd() + os.sep) else path
+    return f"{seen}, in {shown} - {HOW_TO_OPEN[output_format].format(path=shown)}"
+
+
+def _say(message: str) -> None:
+    if sys.stderr is not None:
+        sys.stderr.write(f"spprof: {message}\n")
+        sys.stderr.flush()

@@ -1,0 +1,10 @@
+"""Errors of spprof that have no standard exception of their own."""
+
+from __future__ import annotations
+
+
+class LoadError(ValueError):
+    """A profile file cannot be read: it is foreign, truncated or damaged.
+
+    The message names the file, the byte offset and what was expected there.
+    """

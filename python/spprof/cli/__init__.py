@@ -1,0 +1,17 @@
+"""The `spprof` command. It needs the extra: `pip install 'spprof[cli]'`; everything else in spprof does not."""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> None:
+    """The entry point of the command, and the only place that ends the process on an error of ours."""
+    try:
+        import click  # noqa: F401
+        import rich  # noqa: F401
+    except ImportError as error:
+        sys.exit(f"spprof: the command line needs {error.name}: pip install 'spprof[cli]'")
+    from .commands import spprof
+
+    spprof(prog_name="spprof")

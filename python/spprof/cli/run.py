@@ -1,0 +1,119 @@
+"""`spprof run`: a program under the profiler.
+
+This process becomes a fresh interpreter that runs the program as `python` itself would, with the profiler started by the
+environment (`_env`). So argv, `__main__`, the path, tracebacks and exit statuses are python's own, and no frame of ours
+is in any stack.
+"""
+
+from __future__ import annotations
+
+import os
+import site
+import subprocess
+import sys
+from typing import Optional
+
+import click
+
+from .. import _env
+from .._settings import CLOCKS, ENGINES, checked
+
+START_FILE = "spprof-start.pth"
+
+
+@click.command(context_settings={"allow_interspersed_args": False, "help_option_names": ["-h", "--help"]})
+@click.option(
+    "-i",
+    "--interval",
+    "interval_ms",
+    type=int,
+    default=10,
+    show_default=True,
+    metavar="MS",
+    help="Sampling interval in milliseconds.",
+)
+@click.option("--interval-us", type=int, metavar="US", help="Sampling interval in microseconds, instead.")
+@click.option(
+    "--clock", type=click.Choice(CLOCKS), default="cpu", show_default=True, help="Sample what runs, or also what waits."
+)
+@click.option("--engine", type=click.Choice(ENGINES), default="auto", show_default=True, help="What makes samples happen.")
+@click.option(
+    "-f",
+    "--format",
+    "output_format",
+    type=click.Choice(list(_env.SUFFIXES)),
+    help="Format; by default the suffix of the output decides.",
+)
+@click.option(
+    "-o", "--output", type=click.Path(), help="The profile's file; {pid} stands for the process id.  [default: profile.json]"
+)
+@click.option(
+    "--memory-limit",
+    "memory_limit_mb",
+    type=int,
+    default=100,
+    show_default=True,
+    metavar="MB",
+    help="Most memory for the profile.",
+)
+@click.option("--children", is_flag=True, help="Profile the Python programs it starts too, each into a file of its own.")
+@click.option("-m", "module", is_flag=True, help="The program is a module, as in python -m.")
+@click.option("-c", "code", is_flag=True, help="The program is given as text, as in python -c.")
+@click.argument("program", type=click.UNPROCESSED)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def run(
+    interval_ms: int,
+    interval_us: Optional[int],
+    clock: str,
+    engine: str,
+    output_format: Optional[str],
+    output: Optional[str],
+    memory_limit_mb: int,
+    children: bool,
+    module: bool,
+    code: bool,
+    program: str,
+    arguments: tuple[str, ...],
+) -> None:
+    """Run a PROGRAM with its ARGUMENTS as python does, and save its profile at the end."""
+    if module and code:
+        raise click.UsageError("-m and -c exclude each other")
+    try:
+        checked(interval_ms, memory_limit_mb, clock, engine, interval_us)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    if not _starts_by_environment():
+        raise click.ClickException(
+            f"{START_FILE} is in no site-packages folder of {sys.executable}: spprof must be installed there "
+            "(pip install spprof), and python must not run with -S"
+        )
+    environment = {
+        **{key: value for key, value in os.environ.items() if key not in (*_env.VARIABLES, _env.OWNER)},
+        "SPPROF": "1" if children else _env.RUN,
+        "SPPROF_OUTPUT": output or f"profile{_env.SUFFIXES[output_format or 'speedscope']}",
+        "SPPROF_INTERVAL_MS": str(interval_ms),
+        "SPPROF_MEMORY_LIMIT_MB": str(memory_limit_mb),
+        "SPPROF_CLOCK": clock,
+        "SPPROF_ENGINE": engine,
+    }
+    if output_format is not None:
+        environment["SPPROF_FORMAT"] = output_format
+    if interval_us is not None:
+        environment["SPPROF_INTERVAL_US"] = str(interval_us)
+    kind = ["-m"] if module else ["-c"] if code else []
+    # The interpreter's own options (-O, -X, -W, ...) stay as they were given to us.
+    flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
+    command = [sys.executable, *flags, *kind, program, *arguments]
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execve(sys.executable, command, environment)
+
+
+def _starts_by_environment() -> bool:
+    """Whether a fresh interpreter will read our .pth file."""
+    if sys.flags.no_site:
+        return False
+    folders = site.getsitepackages()
+    if site.ENABLE_USER_SITE:
+        folders = [*folders, site.getusersitepackages()]
+    return any(os.path.isfile(os.path.join(folder, START_FILE)) for folder in folders)

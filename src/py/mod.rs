@@ -1,0 +1,61 @@
+//! `spprof._native`: the only code that knows Python objects. It converts and raises; whatever decides lives in other rooms.
+
+mod build;
+mod profile;
+mod run;
+mod selftest;
+mod text;
+
+use crate::error::{Error, ErrorKind};
+use pyo3::PyErr;
+use pyo3::exceptions::{PyOSError, PyPermissionError, PyRuntimeError, PyValueError};
+use std::io;
+use std::path::Path;
+
+impl From<Error> for PyErr {
+    fn from(error: Error) -> Self {
+        match error.kind {
+            ErrorKind::Value => PyValueError::new_err(error.message),
+            ErrorKind::Runtime => PyRuntimeError::new_err(error.message),
+            ErrorKind::Permission => PyPermissionError::new_err(error.message),
+            ErrorKind::Os => PyOSError::new_err(error.message),
+        }
+    }
+}
+
+/// The `OSError` that Python itself would raise: by errno its subclass, and with the file's name.
+fn os_error(error: io::Error, path: &Path) -> PyErr {
+    match error.raw_os_error() {
+        Some(errno) => {
+            let text = error.to_string();
+            let text = text.strip_suffix(&format!(" (os error {errno})")).unwrap_or(&text).to_owned();
+            PyOSError::new_err((errno, text, path.as_os_str().to_owned()))
+        }
+        None => error.into(),
+    }
+}
+
+#[pyo3::pymodule(gil_used = false)]
+#[pyo3(name = "_native")]
+mod native {
+    #[pymodule_export]
+    use super::build::build_profile;
+    #[pymodule_export]
+    use super::profile::{NativeProfile, format_of, load, load_bytes};
+    #[pymodule_export]
+    use super::run::{doctor, get_stats, is_active, register_thread, start, stop, unregister_thread};
+
+    use pyo3::prelude::*;
+
+    #[pymodule_init]
+    fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        module.add("__version__", env!("CARGO_PKG_VERSION"))?;
+        module.add("platform", std::env::consts::OS)?;
+        // How Python frames are found, and what unwinds native ones.
+        module.add("frame_walker", "guarded")?;
+        module.add("unwind_method", "none")?;
+        module.add("native_unwinding_available", false)?;
+        module.add("free_threaded_build", super::run::is_free_threaded(module.py())?)?;
+        module.add("free_threading_safe", true)
+    }
+}

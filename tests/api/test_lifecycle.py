@@ -1,0 +1,287 @@
+"""Start, stop, and what a run leaves: in this thread, another, a child, at exit."""
+
+from __future__ import annotations
+
+import json
+import threading
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any, Callable
+
+import pytest
+import spprof
+
+Work = Callable[..., None]
+
+
+def test_a_run(work: Work) -> None:
+    """The guide's first program: samples of this function, on this thread, within the run's time."""
+    before = datetime.now()
+    spprof.start(interval_ms=1)
+    assert spprof.is_active()
+    work(20)
+    profile = spprof.stop()
+    after = datetime.now()
+    assert not spprof.is_active()
+    slack = timedelta(milliseconds=50)
+    assert before - slack <= profile.start_time <= profile.end_time <= after + slack
+    assert profile.interval_ms == 1 and isinstance(profile.interval_ms, int)
+    mine = [s for s in profile.samples if s.thread_id == threading.get_native_id()]
+    assert len(mine) >= 15
+    assert {s.thread_name for s in mine} == {"MainThread"}
+    timestamps = [s.timestamp_ns for s in mine]
+    assert timestamps == sorted(timestamps)
+    assert timestamps[0] >= 0 and timestamps[-1] <= profile.total_duration_ms * 1e6
+    below = [s for s in mine if any(f.function_name == "be_sampled" for f in s.frames)]
+    assert len(below) > len(mine) // 2
+    for s in below:
+        names = [f.function_name for f in s.frames]
+        # Leaf first.
+        assert names.index("be_sampled") < names.index("test_a_run") < len(names) - 1
+    assert sum(s.weight_ns or 0 for s in profile.samples) == profile.metadata["weight_ns"]
+
+
+def test_versions_in_the_profile() -> None:
+    """The profile says on what it was made."""
+    import platform
+
+    spprof.start()
+    profile = spprof.stop()
+    assert profile.python_version == platform.python_version()
+    assert profile.platform == f"{platform.system()}-{platform.release()}-{platform.machine()}"
+    assert profile.metadata["clock"] == "cpu"
+    assert profile.metadata["engine"] in ("timer", "perf", "tick")
+    assert profile.metadata["engine_reason"]
+
+
+def test_stats(work: Work) -> None:
+    """None without a run; within one, counters that were measured."""
+    assert spprof.stats() is None
+    spprof.start(interval_ms=2)
+    work(10)
+    stats = spprof.stats()
+    assert stats is not None
+    spprof.stop()
+    assert spprof.stats() is None
+    assert stats.collected_samples >= 10
+    assert stats.dropped_samples == 0
+    assert stats.duration_ms > 10
+    assert stats.interval_ns == 2_000_000
+    assert stats.requested_rate_hz == 500.0
+    assert stats.delivered_rate_hz > 0
+    assert 0 < stats.handler_ns < stats.process_cpu_ns
+    assert 0 < stats.overhead_estimate_pct < 100
+    assert stats.threads >= 1
+    assert stats.losses and all(isinstance(count, int) for count in stats.losses.values())
+
+
+def test_stop_from_another_thread(work: Work) -> None:
+    """Who stops needs not be who started."""
+    spprof.start(interval_ms=1)
+    work()
+    profiles: list[spprof.Profile] = []
+    thread = threading.Thread(target=lambda: profiles.append(spprof.stop()))
+    thread.start()
+    thread.join()
+    assert not spprof.is_active()
+    assert profiles[0].sample_count >= 5
+
+
+def test_many_runs(work: Work) -> None:
+    """Each run is a new one: nothing of the last is in the next."""
+    for _ in range(3):
+        spprof.start(interval_ms=1)
+        work()
+        stats = spprof.stats()
+        profile = spprof.stop()
+        assert stats is not None
+        assert profile.sample_count >= 5
+        assert all(s.timestamp_ns <= profile.total_duration_ms * 1e6 for s in profile.samples)
+    spprof.start()
+    assert spprof.stop().sample_count <= 2
+
+
+@pytest.mark.parametrize(("name", "first"), [("p.json", "{"), ("p.collapsed", ""), ("p.txt", ""), ("p.spprof", "SPPROF")])
+def test_stop_saves(work: Work, tmp_path: Path, name: str, first: str) -> None:
+    """To the path given at start, in the format of its suffix, folders made as needed."""
+    path = tmp_path / "some" / "folder" / name
+    spprof.start(interval_ms=1, output_path=path)
+    assert path.exists()
+    work()
+    profile = spprof.stop()
+    content = path.read_bytes()
+    assert content.startswith(first.encode())
+    if name.endswith(".json"):
+        assert json.loads(content) == profile.to_speedscope()
+    elif not name.endswith(".spprof"):
+        assert content.decode() == profile.to_collapsed()
+
+
+def test_a_relative_path_is_of_the_start(work: Work, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program that changes its folder finds the profile where it asked for it."""
+    (tmp_path / "there").mkdir()
+    monkeypatch.chdir(tmp_path)
+    spprof.start(output_path="p.json")
+    monkeypatch.chdir(tmp_path / "there")
+    spprof.stop()
+    assert (tmp_path / "p.json").stat().st_size > 0
+    assert list((tmp_path / "there").iterdir()) == []
+
+
+def test_a_failing_save_does_not_lose_the_profile(work: Work, tmp_path: Path) -> None:
+    """The error is raised with the profile attached, and the run is over."""
+    path = tmp_path / "p.json"
+    spprof.start(interval_ms=1, output_path=path)
+    work()
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(IsADirectoryError) as error:
+        spprof.stop()
+    assert error.value.profile.sample_count >= 5  # type: ignore[attr-defined]
+    assert not spprof.is_active()
+
+
+def test_profiler(work: Work, tmp_path: Path) -> None:
+    """The context manager: a profile after the block, None before."""
+    profiler = spprof.Profiler(interval_ms=1, output_path=tmp_path / "p.json")
+    assert profiler.profile is None
+    with profiler as entered:
+        assert entered is profiler and profiler.profile is None
+        work()
+    assert profiler.profile is not None and profiler.profile.sample_count >= 5
+    assert json.loads((tmp_path / "p.json").read_text()) == profiler.profile.to_speedscope()
+
+
+def test_profiler_lets_exceptions_through(work: Work, tmp_path: Path) -> None:
+    """They go on their way after the profile was saved."""
+    with pytest.raises(KeyError), spprof.Profiler(interval_ms=1, output_path=tmp_path / "p.json") as profiler:
+        work()
+        raise KeyError("the program's own")
+    assert profiler.profile is not None and profiler.profile.sample_count >= 5
+    assert (tmp_path / "p.json").stat().st_size > 0
+
+
+def test_profiler_whose_save_fails(tmp_path: Path) -> None:
+    """Without an exception of the block the error is raised; with one it must not take its place. The profile is kept."""
+    path = tmp_path / "p.json"
+    profiler = spprof.Profiler(output_path=path)
+    with pytest.raises(IsADirectoryError), profiler:
+        path.unlink()
+        path.mkdir()
+    assert profiler.profile is not None
+    path.rmdir()
+    profiler = spprof.Profiler(output_path=path)
+    with pytest.warns(RuntimeWarning, match="Is a directory"), pytest.raises(KeyError), profiler:
+        path.unlink()
+        path.mkdir()
+        raise KeyError
+    assert profiler.profile is not None
+
+
+def test_profiler_inside_a_run() -> None:
+    """There is one run a process."""
+    with spprof.Profiler():
+        with pytest.raises(RuntimeError, match=r"^Profiler already running$"), spprof.Profiler():
+            pytest.fail("not reached")
+        assert spprof.is_active()
+
+
+def test_a_stop_inside_the_block() -> None:
+    """Somebody else's stop is told at the end of the block."""
+    with pytest.raises(RuntimeError, match=r"^Profiler not running$"), spprof.Profiler():
+        spprof.stop()
+
+
+EXIT = """
+    import sys, spprof
+    spprof.start(interval_ms=1, output_path=sys.argv[1])
+    def busy():
+        goal = spprof.stats().collected_samples + 10
+        while spprof.stats().collected_samples < goal:
+            sum(range(1000))
+    busy()
+"""
+
+
+@pytest.mark.parametrize(
+    ("end", "rc"),
+    [("", 0), ("sys.exit(3)", 3), ("1/0", 1), ("import threading; threading.Thread(target=busy).start()", 0)],
+)
+def test_exit_while_active(run_program: Any, tmp_path: Path, end: str, rc: int) -> None:
+    """However the interpreter ends, the profile is written, with what threads did that outlived the main one."""
+    path = tmp_path / "p.collapsed"
+    run_program(EXIT + f"    {end}\n", path, expect_rc=rc)
+    content = path.read_text()
+    assert "busy (" in content
+    assert ("Thread.run" in content or "run (" in content) == ("threading" in end)
+
+
+def test_exit_without_a_path(run_program: Any, tmp_path: Path) -> None:
+    """Nothing to write, nothing said."""
+    result = run_program("import spprof; spprof.start()")
+    assert (result.stdout, result.stderr) == ("", "")
+
+
+FORK = """
+    import json, os, sys, spprof
+    from spprof import Profiler
+    path = sys.argv[1]
+    said = {}
+    with Profiler(interval_ms=1, output_path=path + "/parent.json") as profiler:
+        child = os.fork()
+        if child == 0:
+            said["active"] = spprof.is_active()
+            said["stats"] = spprof.stats()
+            try:
+                spprof.stop()
+            except RuntimeError as error:
+                said["stop"] = str(error)
+            spprof.start(interval_ms=1, output_path=path + "/child.json")
+            while spprof.stats().collected_samples < 5:
+                sum(range(1000))
+            said["samples"] = spprof.stop().sample_count
+    if child == 0:
+        said["profile"] = profiler.profile
+        print(json.dumps(said))
+    else:
+        assert os.waitpid(child, 0)[1] == 0
+        assert profiler.profile is not None
+"""
+
+
+def test_fork(run_program: Any, tmp_path: Path) -> None:
+    """The child has no run, leaves its parent's block quietly, and may have a run of its own."""
+    said = run_program(FORK, tmp_path).json
+    samples = said.pop("samples")
+    assert samples >= 5
+    assert said == {"active": False, "stats": None, "stop": "Profiler not running", "profile": None}
+    for name in ("parent.json", "child.json"):
+        assert json.loads((tmp_path / name).read_text())["exporter"].startswith("spprof ")
+
+
+def test_stop_in_a_signal_handler(run_program: Any) -> None:
+    """A handler that stops the run may come at any line, also inside start()."""
+    program = """
+        import signal, spprof
+        stopped = []
+        def handler(number, frame):
+            if spprof.is_active():
+                stopped.append(spprof.stop())
+        signal.signal(signal.SIGALRM, handler)
+        signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
+        for _ in range(300):
+            try:
+                spprof.start()
+            except RuntimeError as error:
+                assert str(error) == "Profiler already running", error
+            if spprof.is_active():
+                try:
+                    stopped.append(spprof.stop())
+                except RuntimeError as error:
+                    assert str(error) == "Profiler not running", error
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        if spprof.is_active():
+            spprof.stop()
+        print(len(stopped))
+    """
+    assert int(run_program(program).stdout) >= 290
