@@ -85,6 +85,9 @@ def begin(settings: Settings, output_path: Optional[PathLike], output_format: Op
             if created:
                 os.unlink(path)  # type: ignore[arg-type]
             raise
+        from . import _threads
+
+        _threads.watch()
         if not _exit_hook_set:
             _exit_hook_set = True
             atexit.register(_at_exit)
@@ -118,6 +121,11 @@ def end() -> tuple[_native.NativeProfile, Optional[tuple[str, Optional[str]]]]:
     """Stop the run: its profile, and the (path, format) it was to be saved to."""
     global _output
     with _lock:
+        if _native._is_active():
+            from . import _threads
+
+            _threads.tell()
+            _threads.unwatch()
         native = _native._stop()
         output, _output = _output, None
     return native, output

@@ -43,7 +43,7 @@ mod native {
     #[pymodule_export]
     use super::profile::{NativeProfile, format_of, load, load_bytes};
     #[pymodule_export]
-    use super::run::{doctor, get_stats, is_active, register_thread, start, stop, unregister_thread};
+    use super::run::{doctor, get_stats, is_active, note_thread, register_thread, start, stop, unregister_thread};
 
     use pyo3::prelude::*;
 

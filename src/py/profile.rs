@@ -16,6 +16,8 @@ const DROPPED: [&str; 2] = ["dropped", "ring_full"];
 #[pyclass(frozen, module = "spprof._native")]
 pub struct NativeProfile {
     profile: Arc<Profile>,
+    /// The output path of the run it comes from, beside which the run's journal lies; empty when there is none.
+    journalled: PathBuf,
 }
 
 type SampleRow<'py> = (u64, u64, Option<Bound<'py, PyString>>, usize, u64, u64);
@@ -24,7 +26,11 @@ type StackRow<'py> = (u64, Option<Bound<'py, PyString>>, usize, u64, u64);
 
 impl NativeProfile {
     pub fn new(profile: Profile) -> Self {
-        Self { profile: Arc::new(profile) }
+        Self { profile: Arc::new(profile), journalled: PathBuf::new() }
+    }
+
+    pub fn of_run(profile: Profile, output: Option<PathBuf>) -> Self {
+        Self { profile: Arc::new(profile), journalled: output.unwrap_or_default() }
     }
 
     fn thread_name<'py>(&self, py: Python<'py>, thread: ThreadId) -> PyResult<Option<Bound<'py, PyString>>> {
@@ -213,8 +219,15 @@ impl NativeProfile {
     #[pyo3(signature = (path, format=None, *, mark_native=true))]
     fn write(&self, py: Python<'_>, path: PathBuf, format: Option<&str>, mark_native: bool) -> PyResult<()> {
         let format = chosen_format(format, Some(&path))?;
-        py.detach(|| spprof_export::write_file(&self.profile, format, &path, &options(mark_native)))
-            .map_err(|error| super::os_error(error, &path))
+        py.detach(|| {
+            spprof_export::write_file(&self.profile, format, &path, &options(mark_native))?;
+            // Saved: what the run had flushed for the case that it is killed is of no use any more.
+            if path == self.journalled {
+                drop(std::fs::remove_file(crate::session::journal_path(&path)));
+            }
+            Ok(())
+        })
+        .map_err(|error| super::os_error(error, &path))
     }
 
     #[pyo3(signature = (format, *, mark_native=true))]

@@ -4,7 +4,7 @@ use super::profile::NativeProfile;
 use crate::session::{self, Clock, EngineChoice, Options};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use pyo3::types::PyDict;
+use pyo3::types::{PyDict, PyString};
 use std::path::PathBuf;
 
 #[pyfunction]
@@ -45,7 +45,16 @@ pub fn start(
 #[pyfunction]
 #[pyo3(name = "_stop")]
 pub fn stop() -> PyResult<NativeProfile> {
-    Ok(NativeProfile::new(session::stop()?))
+    let (profile, output) = session::stop()?;
+    Ok(NativeProfile::of_run(profile, output))
+}
+
+/// Tells the run what Python calls the thread with this kernel id; without a run it does nothing.
+#[pyfunction]
+#[pyo3(name = "_note_thread")]
+pub fn note_thread(native_id: i32, ident: u64, name: &Bound<'_, PyString>) -> PyResult<()> {
+    session::note_thread(native_id, ident, &super::text::to_wtf8(name)?);
+    Ok(())
 }
 
 #[pyfunction]

@@ -98,6 +98,7 @@ pub fn journal_path(output: &Path) -> PathBuf {
 struct Running {
     shared: Arc<Shared>,
     manager: JoinHandle<(Profile, SignalOwner)>,
+    output: Option<PathBuf>,
 }
 
 /// One run at a time; every transition is a compare-and-swap on this.
@@ -156,7 +157,8 @@ fn launch(options: Options) -> Result<Running> {
     let tasks = TaskList::open().map_err(|error| Error::os("cannot read /proc/self/task, which lists the threads", &error))?;
     let wake = Wake::new().map_err(|error| Error::os("cannot create an eventfd", &error))?;
     let shared = Arc::new(Shared::new(wake));
-    let profile = Profile::new(options.memory_limit_bytes);
+    let mut profile = Profile::new(options.memory_limit_bytes);
+    describe(&mut profile.meta)?;
     let sink = Sink::new(profile, Resolver::new(runtime.layout, runtime.code_type));
     let format = Format::from_name(&options.output_format)
         .ok_or_else(|| Error::value(format!("Unknown format: {}", options.output_format)))?;
@@ -172,7 +174,7 @@ fn launch(options: Options) -> Result<Running> {
     ZONE.set_runtime(runtime);
     lifetime::install(runtime.layout, runtime.code_type)?;
     let signals = SignalOwner::install().inspect_err(|_| lifetime::uninstall(runtime.layout, runtime.code_type))?;
-    let watch = options.output.is_some();
+    let output = options.output.clone();
     let setup = Setup {
         runtime,
         options,
@@ -203,14 +205,27 @@ fn launch(options: Options) -> Result<Running> {
         Error::os("cannot start the manager thread", &error)
     })?;
     let _ = is_armed.recv();
-    if watch {
+    if output.is_some() {
         terminate::watch(shared.wake.fd());
     }
-    Ok(Running { shared, manager })
+    Ok(Running { shared, manager, output })
 }
 
-/// Stops sampling and gives the profile. Needs the GIL (an attached thread state).
-pub fn stop() -> Result<Profile> {
+/// What a profile says of the process it was taken from.
+fn describe(meta: &mut spprof_model::Metadata) -> Result<()> {
+    let system = nix::sys::utsname::uname().map_err(|error| Error::os("uname", &error.into()))?;
+    let text = |part: &std::ffi::OsStr| part.to_string_lossy().into_owned();
+    meta.platform = format!("{}-{}-{}", text(system.sysname()), text(system.release()), text(system.machine()));
+    meta.python_version = runtime::version()?.text;
+    meta.pid = std::process::id();
+    let line = std::fs::read("/proc/self/cmdline").unwrap_or_default();
+    let line = line.strip_suffix(b"\0").unwrap_or(&line);
+    meta.argv = line.split(|byte| *byte == 0).map(|part| String::from_utf8_lossy(part).into_owned()).collect();
+    Ok(())
+}
+
+/// Stops sampling and gives the profile, with the output path of the run. Needs the GIL (an attached thread state).
+pub fn stop() -> Result<(Profile, Option<PathBuf>)> {
     if !transition(phase::ACTIVE, phase::STOPPING) {
         return Err(Error::runtime("Profiler not running"));
     }
@@ -223,7 +238,7 @@ pub fn stop() -> Result<Profile> {
     let result = match ended {
         Ok((profile, signals)) => {
             signals.restore();
-            Ok(profile)
+            Ok((profile, running.output))
         }
         Err(_) => {
             ZONE.active.store(false, Ordering::SeqCst);
