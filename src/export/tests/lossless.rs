@@ -244,7 +244,7 @@ fn repair_checksums(file: &mut [u8]) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
 
     /// No bytes make a reader panic; what it accepts can be viewed and written.
     #[test]

@@ -445,3 +445,32 @@ fn a_million_samples_in_a_second() {
         }
     }
 }
+
+/// Rendered stacks beyond the cache's size come out as before it started anew.
+#[test]
+fn speedscope_cache_starts_anew() {
+    let mut p = Profile::unlimited();
+    let t = p.thread(Thread::default());
+    let f = fixture::function(&mut p, b"f", b"f.py", FunctionKind::Python);
+    let mut node = spprof_model::NodeId::ROOT;
+    for _ in 0..30_000 {
+        node = p.child(node, f, 1);
+    }
+    // 600 stacks of 60 kB: twice the cache, and all of them again.
+    let leaves: Vec<_> = (0..600).map(|i| p.child(node, f, i + 2)).collect();
+    for &leaf in leaves.iter().chain(&leaves) {
+        p.record(0, t, leaf, 1);
+    }
+    let text = String::from_utf8(bytes(&p, Format::Speedscope)).unwrap();
+    let start = text.find("\"samples\":[[").unwrap() + 12;
+    let end = start + text[start..].find("]],").unwrap();
+    let stacks: Vec<_> = text[start..end].split("],[").collect();
+    assert_eq!(stacks.len(), 1200);
+    for (i, stack) in stacks.iter().enumerate() {
+        let leaf = format!("0,{}", i % 600 + 1);
+        assert!(
+            stack.len() == 60_000 + leaf.len() - 2 && stack.ends_with(&leaf),
+            "stack {i}"
+        );
+    }
+}

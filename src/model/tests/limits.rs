@@ -87,7 +87,7 @@ fn by_node(sums: &Sums) -> HashMap<NodeId, (u64, u64)> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
 
     /// Whatever is recorded, at whatever spacing: sums by thread and node are exact and the limit holds.
     #[test]
