@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import sysconfig
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -56,8 +57,6 @@ def run_with_probe(run_program: Any, probe_path: Path) -> Any:
     )
 
     def run(source: str, **options: Any) -> Any:
-        import textwrap
-
         return run_program(load + textwrap.dedent(source), **options)
 
     return run

@@ -20,7 +20,7 @@ use std::sync::Mutex;
 /// (name, file, first line, discriminator, line of each offset asked for)
 type Answer<'py> = (Bound<'py, PyBytes>, Bound<'py, PyBytes>, u32, u64, Vec<Option<u32>>);
 
-static BATCH: Mutex<Option<Batch>> = Mutex::new(None);
+static TAKEN: Mutex<Vec<Batch>> = Mutex::new(Vec::new());
 
 fn the_runtime() -> PyResult<&'static Runtime> {
     runtime().map_err(|error| PyRuntimeError::new_err(error.message))
@@ -103,16 +103,15 @@ fn uninstall() -> PyResult<()> {
 fn take() -> Vec<usize> {
     let batch = lifetime::take_aged();
     let codes = batch.iter().flat_map(Batch::codes).collect();
-    *BATCH.lock().unwrap() = batch;
+    TAKEN.lock().unwrap().extend(batch);
     codes
 }
 
-/// Releases the batch that `take` kept.
+/// Releases the batches that `take` kept.
 #[pyfunction]
 fn release() {
-    if let Some(batch) = BATCH.lock().unwrap().take() {
-        lifetime::release(batch);
-    }
+    let taken = std::mem::take(&mut *TAKEN.lock().unwrap());
+    taken.into_iter().for_each(lifetime::release);
 }
 
 /// From a thread that is not Python's, as the resolver does.

@@ -31,7 +31,9 @@ def nested(code: types.CodeType) -> Iterator[types.CodeType]:
 @functools.lru_cache(maxsize=None)
 def stdlib_code() -> list[types.CodeType]:
     """Every code object of the standard library's top level and some packages: thousands."""
-    files = sorted(STDLIB.glob("*.py")) + sorted(STDLIB.glob("[acej]*/*.py"))
+    found = sorted(STDLIB.glob("*.py")) + sorted(STDLIB.glob("[acej]*/*.py"))
+    # Debian has a link to a file that need not exist.
+    files = [file for file in found if file.exists()]
     return [code for file in files for code in nested(code_of(file.read_text(encoding="utf-8"), str(file)))]
 
 
@@ -205,17 +207,16 @@ def test_what_is_not_code_is_refused(probe: Any) -> None:
 
 def test_identity(probe: Any) -> None:
     """Code compiled twice is one function; from 3.11 on, two lambdas on a line are two."""
-    source = "f = lambda: 1; g = lambda: 1"
+    source = "f = lambda x: x + 1; g = lambda x: x + 2"
     first, again = code_of(source), code_of(source)
 
     def identity(code: types.CodeType) -> Any:
         name, file, line, discriminator, _ = probe.read(id(code), [])
         return name, file, line, discriminator
 
-    f, g = first.co_consts[0], list(nested(first))[-1]
-    assert f is not g
+    f, g = list(nested(first))[1:]
     assert identity(first) == identity(again)
-    assert identity(f) == identity(again.co_consts[0])
+    assert identity(f) == identity(list(nested(again))[1])
     if MINOR >= 11:
         assert identity(f) != identity(g)
     assert identity(f) != identity(first)
