@@ -68,8 +68,10 @@ struct Interpreter {
 struct Lists {
     open: bool,
     interpreters: Vec<Interpreter>,
-    /// Objects in limbo, batches included.
+    /// Objects in the lists.
     count: usize,
+    /// Objects in batches that are out.
+    in_hand: usize,
     overflowed: bool,
     /// Objects on their way out whose death will be reported once more (only kept if `deaths_repeat`).
     leaving: FxHashSet<usize>,
@@ -83,6 +85,7 @@ impl Lists {
             open: false,
             interpreters: Vec::new(),
             count: 0,
+            in_hand: 0,
             overflowed: false,
             leaving: FxHashSet::with_hasher(rustc_hash::FxBuildHasher),
             deaths_repeat: false,
@@ -152,7 +155,7 @@ impl Limbo {
     /// True when nothing is deferred and nothing waits.
     pub fn is_idle(&self) -> bool {
         let lists = self.lists.lock();
-        !lists.open && lists.count == 0
+        !lists.open && lists.count == 0 && lists.in_hand == 0
     }
 
     /// Something happened on a thread that holds the GIL of interpreter `id`: ages what is fresh, and frees up to
@@ -202,7 +205,7 @@ impl Limbo {
         if !lists.open {
             return false;
         }
-        if lists.count >= MAX_OBJECTS {
+        if lists.count + lists.in_hand >= MAX_OBJECTS {
             lists.overflowed = true;
             self.overflowed.fetch_add(1, Ordering::Relaxed);
             return false;
@@ -223,6 +226,9 @@ impl Limbo {
                 batch.lists.push((interpreter.id, std::mem::take(&mut interpreter.aged)));
             }
         }
+        let taken = batch.codes().count();
+        lists.count -= taken;
+        lists.in_hand += taken;
         (batch.incomplete || !batch.lists.is_empty()).then_some(batch)
     }
 
@@ -230,6 +236,9 @@ impl Limbo {
     pub fn release(&self, batch: Batch) {
         let mut lists = self.lists.lock();
         for (id, mut codes) in batch.lists {
+            lists.count += codes.len();
+            // A batch of before a fork is not counted any more.
+            lists.in_hand = lists.in_hand.saturating_sub(codes.len());
             lists.interpreter(id).freeable.append(&mut codes);
         }
     }
@@ -252,7 +261,7 @@ impl Limbo {
         // SAFETY: the caller's promise.
         let mut lists = unsafe { self.lists.break_open(Lists::new()) };
         close_lists(&mut lists);
-        lists.count = lists.interpreters.iter().map(|it| it.freeable.len()).sum();
+        lists.in_hand = 0;
         for interpreter in &mut lists.interpreters {
             interpreter.freeing = false;
         }
@@ -264,7 +273,10 @@ impl Limbo {
             deferred: self.deferred.load(Ordering::Relaxed),
             freed: self.freed.load(Ordering::Relaxed),
             overflowed: self.overflowed.load(Ordering::Relaxed),
-            in_limbo: self.lists.lock().count as u64,
+            in_limbo: {
+                let lists = self.lists.lock();
+                (lists.count + lists.in_hand) as u64
+            },
         }
     }
 }
@@ -435,11 +447,14 @@ mod tests {
         limbo.open(false);
         die(&limbo, MAIN, 1, &freed);
         die(&limbo, MAIN, 2, &freed);
-        let _in_hand = limbo.take_aged().unwrap();
+        let in_hand = limbo.take_aged().unwrap();
         // SAFETY: this test's limbo is known to this thread only.
         unsafe { limbo.close_in_child() };
         assert!(!limbo.defer(MAIN, 3));
         assert_eq!(limbo.close(MAIN), [2]);
+        assert!(limbo.is_idle() && limbo.stats().in_limbo == 0);
+        limbo.release(in_hand);
+        assert_eq!(limbo.close(MAIN), [1]);
         assert!(limbo.is_idle());
     }
 

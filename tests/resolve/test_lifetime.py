@@ -59,8 +59,9 @@ def test_dead_code_can_be_read_until_released(run: Any) -> None:
         name = probe.read(address, [0])[:2]
         del code
         gc.collect()
-        die(1)
         assert probe.counts()[0] > 0, "nothing was deferred"
+        assert address not in probe.take(), "a frame that is being popped may still show it"
+        die(1)
         assert address in probe.take()
         die(300)
         assert probe.read(address, [0])[:2] == name, "the memory was used again"
@@ -293,6 +294,8 @@ def test_sub_interpreters(run: Any) -> None:
 @pytest.mark.parametrize("busy", [False, True], ids=["quiet", "busy"])
 def test_fork(run: Any, busy: bool) -> None:
     """A child defers nothing, frees what it was left with, and can start anew; the parent does not notice."""
+    if busy and FREE_THREADED:
+        pytest.skip("a child forked while another thread collects can not collect itself on this Python")
     result = run(f"""
         import warnings
         warnings.simplefilter("ignore")
@@ -343,6 +346,7 @@ def test_fork(run: Any, busy: bool) -> None:
         probe.uninstall()
         deferred, freed, kept = probe.counts()
         assert deferred == freed > 50 and kept == 0
+        assert set(statuses) == {{0}}, statuses
         print(json.dumps(statuses))
     """)
     assert result == [0] * 20
@@ -358,5 +362,5 @@ def test_exit_while_installed(run: Any) -> None:
         atexit.register(die, 10)
         holder = [make(f"g{number}") for number in range(100)]
         sys.holder = holder
-        print(json.dumps(probe.counts()[0] > 100))
+        print(json.dumps(probe.counts()[0] >= 100))
     """)
