@@ -11,7 +11,7 @@ import functools
 import inspect
 import os
 import threading
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Generator, Iterable
 from typing import TYPE_CHECKING, Any, Callable, Optional, TypeVar, Union, overload
 
 from . import _native, profiler
@@ -42,7 +42,8 @@ class _SharedRun:
         self.calls = 0
         # The number of the run while it is one that we started.
         self.run_number: Optional[int] = None
-        self.targets: list[_Target] = []
+        # Who takes part, and the path to save to.
+        self.targets: dict[_Target, Optional[str]] = {}
 
     def enter(self, target: _Target) -> None:
         with self.lock:
@@ -50,7 +51,8 @@ class _SharedRun:
                 self.run_number = profiler.begin(target.settings, target.output_path, None)
             self.calls += 1
             if self.run_number is not None and target not in self.targets:
-                self.targets.append(target)
+                path = target.output_path
+                self.targets[target] = None if path is None else os.path.abspath(os.fsdecode(path))
 
     def leave(self, body_failed: bool) -> None:
         with self.lock:
@@ -58,14 +60,14 @@ class _SharedRun:
             if self.calls > 0 or self.run_number is None:
                 return
             run_number, self.run_number = self.run_number, None
-            targets, self.targets = self.targets, []
+            targets, self.targets = self.targets, {}
             if not profiler.is_running(run_number):
                 return  # somebody called spprof.stop() in between, and has the profile
             native, _ = profiler.end()
             profile = Profile._from_native(native)
             for target in targets:
                 target.wrapper.profile = profile
-        failure = _save(profile, targets)
+        failure = _save(native, profile, targets.values())
         if failure is not None:
             if not body_failed:
                 raise failure
@@ -105,13 +107,13 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
-def _save(profile: Profile, targets: list[_Target]) -> Optional[OSError]:
-    """Save to every target's path; the first failure, with the profile attached."""
+def _save(native: _native.NativeProfile, profile: Profile, paths: Iterable[Optional[str]]) -> Optional[OSError]:
+    """Save to every path; the first failure, with the profile attached."""
     failure: Optional[OSError] = None
-    for target in targets:
-        if target.output_path is not None:
+    for path in paths:
+        if path is not None:
             try:
-                profile.save(target.output_path)
+                native.write(path)
             except OSError as error:
                 error.profile = profile  # type: ignore[attr-defined]
                 failure = failure or error

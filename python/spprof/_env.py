@@ -50,12 +50,17 @@ HOW_TO_OPEN = {
 # A bad setting or a profiler that cannot start: what `spprof run` exits with, before the program did anything.
 EXIT_USAGE = 2
 
+# Within a virtual environment some versions read .pth files twice.
+_started = False
+
 
 def start() -> None:
     """Start a run as the environment says. Never raises: the program is not to suffer from our troubles."""
+    global _started
     mode = os.environ["SPPROF"]
-    if mode in OFF:
+    if mode in OFF or _started:
         return
+    _started = True
     try:
         settings = checked(
             _number("SPPROF_INTERVAL_MS", 10),

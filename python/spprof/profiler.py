@@ -9,13 +9,14 @@ from __future__ import annotations
 import _thread
 import atexit
 import os
+import sys
 
 from . import _native
 from ._settings import checked
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from types import TracebackType
+    from types import ModuleType, TracebackType
     from typing import Optional, Union
 
     from ._profile import Profile
@@ -33,6 +34,8 @@ _output: Optional[tuple[str, Optional[str]]] = None
 # Runs started so far; tells one run from the next.
 _run_number = 0
 _exit_hook_set = False
+# Tells thread names to the run; imported by the first start().
+_threads: Optional[ModuleType] = None
 
 
 def start(
@@ -74,6 +77,8 @@ def begin(settings: Settings, output_path: Optional[PathLike], output_format: Op
     with _lock:
         if _native._is_active():
             raise RuntimeError(ALREADY_RUNNING)
+        # Before the run: a signal handler that stops it must not find half a module.
+        threads = _load_threads()
         path = None if output_path is None else os.path.abspath(os.fsdecode(output_path))
         created = path is not None and _touch(path)
         # Set first: a stop() from a signal handler may come before the next line of ours.
@@ -85,9 +90,8 @@ def begin(settings: Settings, output_path: Optional[PathLike], output_format: Op
             if created:
                 os.unlink(path)  # type: ignore[arg-type]
             raise
-        from . import _threads
-
-        _threads.watch()
+        if threads is not None:
+            threads.watch()
         if not _exit_hook_set:
             _exit_hook_set = True
             atexit.register(_at_exit)
@@ -121,9 +125,7 @@ def end() -> tuple[_native.NativeProfile, Optional[tuple[str, Optional[str]]]]:
     """Stop the run: its profile, and the (path, format) it was to be saved to."""
     global _output
     with _lock:
-        if _native._is_active():
-            from . import _threads
-
+        if _threads is not None:
             _threads.tell()
             _threads.unwatch()
         native = _native._stop()
@@ -261,6 +263,16 @@ class ThreadProfiler:
         unregister_thread()
 
 
+def _load_threads() -> Optional[ModuleType]:
+    """`_threads`, unless its import would make this thread the main one in the eyes of `threading`."""
+    global _threads
+    if _threads is None and ("threading" in sys.modules or _thread.get_native_id() == os.getpid()):
+        from . import _threads as module
+
+        _threads = module
+    return _threads
+
+
 def _touch(path: str) -> bool:
     """Make sure `path` can be written, leaving what it holds as it is; whether the file is new."""
     try:
@@ -286,6 +298,8 @@ def _after_fork_in_child() -> None:
     global _lock, _output
     _lock = _thread.RLock()
     _output = None
+    if _threads is not None:
+        _threads.unwatch()
 
 
 if hasattr(os, "register_at_fork"):

@@ -623,8 +623,6 @@ impl Manager {
     fn fill_metadata(&mut self) {
         let stats = self.stats();
         let meta = &mut self.sink.profile.meta;
-        meta.interval_ns = self.options.interval_ns;
-        meta.clock = if self.wall { "wall" } else { "cpu" }.to_owned();
         meta.engine = stats.engine.to_owned();
         meta.engine_reason = stats.engine_reason;
         meta.start_unix_ns = self.start_unix_ns;

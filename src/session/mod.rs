@@ -158,7 +158,7 @@ fn launch(options: Options) -> Result<Running> {
     let wake = Wake::new().map_err(|error| Error::os("cannot create an eventfd", &error))?;
     let shared = Arc::new(Shared::new(wake));
     let mut profile = Profile::new(options.memory_limit_bytes);
-    describe(&mut profile.meta)?;
+    describe(&mut profile.meta, &options)?;
     let sink = Sink::new(profile, Resolver::new(runtime.layout, runtime.code_type));
     let format = Format::from_name(&options.output_format)
         .ok_or_else(|| Error::value(format!("Unknown format: {}", options.output_format)))?;
@@ -211,8 +211,11 @@ fn launch(options: Options) -> Result<Running> {
     Ok(Running { shared, manager, output })
 }
 
-/// What a profile says of the process it was taken from.
-fn describe(meta: &mut spprof_model::Metadata) -> Result<()> {
+/// What a profile says, before its first sample, of the run and the process it is taken from.
+fn describe(meta: &mut spprof_model::Metadata, options: &Options) -> Result<()> {
+    meta.interval_ns = options.interval_ns;
+    // It decides which column the samples' weights go to.
+    meta.clock = if options.clock == Clock::Wall { "wall" } else { "cpu" }.to_owned();
     let system = nix::sys::utsname::uname().map_err(|error| Error::os("uname", &error.into()))?;
     let text = |part: &std::ffi::OsStr| part.to_string_lossy().into_owned();
     meta.platform = format!("{}-{}-{}", text(system.sysname()), text(system.release()), text(system.machine()));

@@ -41,7 +41,7 @@ import json, sys
 main = sys.modules["__main__"]
 print(json.dumps({
     "argv": sys.argv, "path0": sys.path[0], "name": __name__, "file": __file__, "main": main.__dict__ is globals(),
-    "spec": repr(__spec__), "package": repr(__package__), "loader": type(__loader__).__name__,
+    "spec": getattr(__spec__, "name", None), "package": repr(__package__), "loader": type(__loader__).__name__,
     "names": sorted(set(globals()) - {"main"}), "builtins": type(__builtins__).__name__,
     "environment": [name for name in __import__("os").environ if name.startswith("SPPROF")],
     "modules": [name for name in sys.modules if name.split(".")[0] in ("click", "rich", "dataclasses")],

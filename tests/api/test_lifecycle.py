@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 import threading
+import time
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Callable
@@ -49,9 +52,25 @@ def test_versions_in_the_profile() -> None:
     profile = spprof.stop()
     assert profile.python_version == platform.python_version()
     assert profile.platform == f"{platform.system()}-{platform.release()}-{platform.machine()}"
+    assert profile.metadata["pid"] == os.getpid()
+    assert profile.metadata["argv"][1:] == sys.orig_argv[1:] if hasattr(sys, "orig_argv") else True
     assert profile.metadata["clock"] == "cpu"
     assert profile.metadata["engine"] in ("timer", "perf", "tick")
     assert profile.metadata["engine_reason"]
+
+
+def test_the_wall_clock(tmp_path: Path) -> None:
+    """A thread that sleeps is seen where it sleeps, and its elapsed time is in every view of the profile."""
+    spprof.start(interval_ms=1, clock="wall")
+    time.sleep(0.3)
+    profile = spprof.stop()
+    assert profile.metadata["clock"] == "wall"
+    mine = [s for s in profile.samples if s.thread_id == threading.get_native_id()]
+    assert sum(s.weight_ns or 0 for s in mine) == pytest.approx(0.3e9, rel=0.2)
+    assert any(f.function_name == "test_the_wall_clock" for s in mine for f in s.frames)
+    profile.save(tmp_path / "p.spprof")
+    native = spprof._native._load(tmp_path / "p.spprof")
+    assert sum(row["self_ns"] for row in native.functions()) == sum(s.weight_ns or 0 for s in profile.samples)
 
 
 def test_stats(work: Work) -> None:
@@ -216,6 +235,50 @@ def test_exit_while_active(run_program: Any, tmp_path: Path, end: str, rc: int) 
     assert ("Thread.run" in content or "run (" in content) == ("threading" in end)
 
 
+def test_thread_names(work: Work) -> None:
+    """Also of threads that ended long before the run, and of those renamed; `threading` is left as it was."""
+    untouched = dict(vars(threading.Thread))
+    spprof.start(interval_ms=1)
+
+    def renames_itself() -> None:
+        threading.current_thread().name = "renamed"
+        work()
+
+    threads = [threading.Thread(target=work, name="named"), threading.Thread(target=renames_itself, name="old")]
+    for thread in threads:
+        thread.start()
+        thread.join()
+    profile = spprof.stop()
+    assert {"named", "renamed"} <= {s.thread_name for s in profile.samples}
+    assert "old" not in {s.thread_name for s in profile.samples}
+    assert dict(vars(threading.Thread)) == untouched
+    threads[0].name = "after"
+
+
+def test_a_hook_over_ours(run_program: Any) -> None:
+    """Somebody who hooks threading.Thread during a run finds his hook afterwards, and everything still works."""
+    program = """
+        import spprof, threading
+        spprof.start()
+        below = threading.Thread._set_native_id
+        def mine(self):
+            told.append(self.name)
+            below(self)
+        told = []
+        threading.Thread._set_native_id = mine
+        for _ in range(3):
+            spprof.stop()
+            assert threading.Thread._set_native_id is mine
+            thread = threading.Thread(target=print, name="t")
+            thread.start()
+            thread.join()
+            spprof.start()
+        spprof.stop()
+        assert told == ["t"] * 3
+    """
+    run_program(program)
+
+
 def test_exit_without_a_path(run_program: Any, tmp_path: Path) -> None:
     """Nothing to write, nothing said."""
     result = run_program("import spprof; spprof.start()")
@@ -265,8 +328,10 @@ def test_stop_in_a_signal_handler(run_program: Any) -> None:
         import signal, spprof
         stopped = []
         def handler(number, frame):
-            if spprof.is_active():
+            try:
                 stopped.append(spprof.stop())
+            except RuntimeError as error:  # also when another handler came within this one
+                assert str(error) == "Profiler not running", error
         signal.signal(signal.SIGALRM, handler)
         signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
         for _ in range(300):
