@@ -1,11 +1,11 @@
 //! The samples in order of arrival, 16 bytes each, in chunks; coarsened when memory is short, losing no count and no weight.
 //!
 //! Coarsening merges the samples of one thread at one node within a time bucket, a few chunks at a time from the oldest on;
-//! after each pass over the timeline the bucket doubles. Chunk borders only ever disappear, so a border is a position
+//! each pass over the timeline takes a bucket at least twice as wide. Chunk borders only ever disappear, so a border is a position
 //! (a number of recorded samples) that never moved: a journal can name it.
 
 use crate::ids::{NodeId, ThreadId};
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 /// One retained sample, or several (`count`) of the same thread and node merged.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -51,7 +51,7 @@ const CHUNK: usize = 2048;
 /// A chunk with at least this many entries, none of which needs an excess, is left for a new one sooner than it takes the first
 /// excess: up to 12 bytes for every entry against some 80 for a chunk.
 const WORTH_A_CHUNK: usize = 32;
-/// Entries merged in one step, which bounds how long a `record` can take.
+/// Entries merged in one step if that gains enough, which bounds how long a `record` takes.
 const STEP: usize = 4 * CHUNK;
 /// Threads are drained one after the other, so times step back a little: a new chunk's base lies this far before its first sample.
 const SLACK_NS: u64 = 1 << 30;
@@ -129,7 +129,8 @@ pub(crate) struct Timeline {
     shift: u32,
     /// Chunks before this one are as coarse as `shift` says.
     swept: usize,
-    retained_at_pass_start: usize,
+    /// Entries merged at a time in this pass.
+    step: usize,
     /// The thread row that takes samples merged across threads, the last resort; and whether it is wanted.
     several_threads: Option<ThreadId>,
     wants_several_threads: bool,
@@ -197,43 +198,74 @@ impl Timeline {
 
     /// Merges the next few chunks. False: nothing is left to gain.
     fn coarsen_step(&mut self) -> bool {
-        if self.shift == 0 {
-            // Two intervals wide, so that the first pass already halves a busy thread's entries.
-            let interval_ns = self.weight_ns / self.recorded.max(1);
-            self.start_pass((interval_ns * 2).next_power_of_two().ilog2().clamp(10, 40));
+        if (self.shift == 0 || self.swept >= self.chunks.len()) && !self.start_pass() {
+            return self.merge_all();
         }
-        if self.swept >= self.chunks.len() {
-            if self.latest_ns >> self.shift == 0 {
-                return self.merge_all();
-            }
-            // A pass that gained little is followed by one of a much wider bucket.
-            let little = self.retained() * 4 > self.retained_at_pass_start * 3;
-            self.start_pass((self.shift + if little { 2 } else { 1 }).min(63));
-        }
-        let start = self.swept;
-        let mut end = start;
-        let mut total = 0;
-        while end < self.chunks.len()
-            && (end == start || total + self.chunks[end].entries.len() <= STEP)
-        {
-            total += self.chunks[end].entries.len();
-            end += 1;
-        }
+        let (start, end) = (self.swept, self.group_end(self.swept, self.step));
         self.replace(start, end, self.shift, None);
         self.swept = start + 1;
         true
     }
 
-    fn start_pass(&mut self, shift: u32) {
-        self.shift = shift;
-        self.swept = 0;
-        self.retained_at_pass_start = self.retained();
+    /// Picks the narrowest bucket, and the fewest entries to merge at a time, that halve a group in the middle of the timeline:
+    /// a pass that gains nothing would hold up the rings. False: nothing halves it.
+    fn start_pass(&mut self) -> bool {
+        let widest = self.widest_shift();
+        let interval_ns = self.weight_ns / self.recorded.max(1);
+        let narrowest = if self.shift == 0 {
+            interval_ns.max(1 << 10).ilog2()
+        } else {
+            self.shift
+        } + 1;
+        let mut step = STEP;
+        while narrowest <= widest {
+            let whole = step * 2 >= self.retained();
+            let start = if whole { 0 } else { self.chunks.len() / 2 };
+            let end = if whole {
+                self.chunks.len()
+            } else {
+                self.group_end(start, step)
+            };
+            let halved_by = |shift: u32| halves(&self.chunks[start..end], shift);
+            if halved_by(widest) {
+                // Wider buckets merge more, so this bisects for the first that is wide enough.
+                let (mut low, mut high) = (narrowest, widest);
+                while low < high {
+                    let middle = low.midpoint(high);
+                    if halved_by(middle) {
+                        high = middle;
+                    } else {
+                        low = middle + 1;
+                    }
+                }
+                (self.shift, self.step, self.swept) = (high, step, 0);
+                return true;
+            }
+            if whole {
+                break;
+            }
+            step *= 8;
+        }
+        false
+    }
+
+    /// One bucket of `1 << shift` ns holds all times.
+    fn widest_shift(&self) -> u32 {
+        (u64::BITS - self.latest_ns.leading_zeros()).clamp(1, 63)
+    }
+
+    /// Where a group ends that begins at a chunk: as many chunks as `step` entries allow, at least one.
+    fn group_end(&self, start: usize, step: usize) -> usize {
+        let limit = self.chunks[start].first + step;
+        let fits = |chunk: &&Chunk| chunk.first + chunk.entries.len() <= limit;
+        start + self.chunks[start..].iter().take_while(fits).count().max(1)
     }
 
     /// Beyond the widest bucket: one entry for a thread and node, and if that does not help, one for a node. The tree, which
     /// has its own limit, bounds those. False: this was done and is the least there can be.
     fn merge_all(&mut self) -> bool {
         let before = self.retained();
+        self.shift = self.widest_shift();
         self.replace(0, self.chunks.len(), self.shift, None);
         self.swept = self.chunks.len();
         if self.retained() * 2 <= before {
@@ -343,6 +375,16 @@ impl Timeline {
         };
         ((capacity - self.chunks.len()) * size_of::<Chunk>()) as u64
     }
+}
+
+/// Whether merging by buckets of `1 << shift` ns leaves at most half of the entries.
+fn halves(chunks: &[Chunk], shift: u32) -> bool {
+    let samples = chunks.iter().flat_map(Chunk::iter);
+    let distinct: FxHashSet<_> = samples
+        .map(|sample| (sample.time_ns >> shift, sample.thread, sample.node))
+        .collect();
+    let entries: usize = chunks.iter().map(|chunk| chunk.entries.len()).sum();
+    distinct.len() * 2 <= entries
 }
 
 /// One chunk of the same counts and weights, by (bucket, thread, node), in order of time.
