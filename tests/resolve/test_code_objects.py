@@ -7,8 +7,9 @@ import functools
 import os
 import sys
 import types
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Iterator
+from typing import Any
 
 import pytest
 
@@ -28,7 +29,7 @@ def nested(code: types.CodeType) -> Iterator[types.CodeType]:
             yield from nested(constant)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def stdlib_code() -> list[types.CodeType]:
     """Every code object of the standard library's top level and some packages: thousands."""
     found = sorted(STDLIB.glob("*.py")) + sorted(STDLIB.glob("[acej]*/*.py"))
@@ -109,6 +110,8 @@ def test_live_frames(probe: Any) -> None:
         def __lt__(self, other: object) -> bool:
             return check() == 0
 
+    # The calls below are spread over lines on purpose.
+    # fmt: off
     def generator() -> Iterator[Any]:
         yield (
             check(),
@@ -144,8 +147,9 @@ def test_live_frames(probe: Any) -> None:
     for _ in range(30):
         list(generator())
         recurse(30)
-        list(map(lambda _: check(), [1,
+        list(map(lambda _: check(), [1,  # noqa: C417
                                      2]))
+    # fmt: on
     asyncio.run(root())
     exec("def f():\n\n\n  check()\nf()", {"check": check})
     assert count[0] > 4000
@@ -154,7 +158,7 @@ def test_live_frames(probe: Any) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["plain", "caf\xe9", "\u0416\u0443\u043a", "\u4e2d\u6587", "\U0001f40d" + "x", "a\udcffb", "\ud83d\udc0d", "\x00;\n\"", ""],
+    ["plain", "caf\xe9", "\u0416\u0443\u043a", "\u4e2d\u6587", "\U0001f40d" + "x", "a\udcffb", "\ud83d\udc0d", '\x00;\n"', ""],
     ids=ascii,
 )
 def test_any_name(probe: Any, name: str) -> None:

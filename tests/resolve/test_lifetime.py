@@ -3,7 +3,6 @@ under the debug allocator, which overwrites what is freed."""
 
 from __future__ import annotations
 
-import sys
 import sysconfig
 import textwrap
 from typing import Any
@@ -94,7 +93,7 @@ def test_everything_is_freed(run: Any) -> None:
             die(1, f"in_callback{number}_")
             called.append(number)
 
-        source = "class C:\\n  def m(self):\\n    return [lambda: 1 for _ in range(3)]\\n  def n(self): return lambda: lambda: 2"
+        source = "class C:\\n  def m(self):\\n    return [lambda: 1 for _ in 'abc']\\n  def n(self): return lambda: lambda: 2"
         for number in range(200):
             code = compile(source, f"<{number}>", "exec")
             references.append(weakref.ref(code, lambda _, number=number: callback(number)))
@@ -135,7 +134,7 @@ def test_nudge_empties_limbo_when_nothing_dies_any_more(run: Any) -> None:
 
 def test_start_and_stop_many_times(run: Any) -> None:
     """Each stop frees everything and leaves the type as it was."""
-    deferred, freed, kept = run("""
+    deferred, freed, _ = run("""
         before = probe.dealloc_slot()
         for cycle in range(300):
             probe.install()
