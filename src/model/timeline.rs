@@ -217,8 +217,11 @@ impl Timeline {
         } else {
             self.shift
         } + 1;
+        if narrowest > widest {
+            return false;
+        }
         let mut step = STEP;
-        while narrowest <= widest {
+        loop {
             let whole = step * 2 >= self.retained();
             let start = if whole { 0 } else { self.chunks.len() / 2 };
             let end = if whole {
@@ -242,11 +245,10 @@ impl Timeline {
                 return true;
             }
             if whole {
-                break;
+                return false;
             }
             step *= 8;
         }
-        false
     }
 
     /// One bucket of `1 << shift` ns holds all times.
