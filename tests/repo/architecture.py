@@ -10,7 +10,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 
 RUST_COMMENT_OR_STRING = re.compile(r'//[^\n]*|/\*.*?\*/|"(?:\\.|[^"\\])*"', re.DOTALL)
-RUST_PATH = re.compile(r"\b(?:crate::(\w+)|spprof_(\w+)\b)")
+CRATES = "|".join(sorted(manifest.parent.name for manifest in (ROOT / "src").glob("*/Cargo.toml")))
+RUST_PATH = re.compile(rf"\b(?:crate::(\w+)|spprof_({CRATES})\b)")
 RUST_GROUP = re.compile(r"\bcrate::\{(.*?)\};", re.DOTALL)
 
 

@@ -80,7 +80,7 @@ def test_a_violation_is_told(tmp_path):
     (tmp_path / "model/Cargo.toml").touch()
     (tmp_path / "model/lib.rs").write_text("use spprof_export::write;")
     (tmp_path / "sampler.rs").write_text("use crate::resolve::Names;\nuse crate::attic::Box;")
-    ranks = architecture.ranks(TEXT, "Rust")
+    ranks = {"model": 0, "sampler": 1, "resolve": 1, "export": 2}
     told = violations(ranks, architecture.rust_imports(tmp_path))
     assert [line.partition(": ")[2] for line in told] == [
         "`model` (rank 0) imports `export` (rank 2)",
