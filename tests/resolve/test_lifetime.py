@@ -13,7 +13,9 @@ FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
 DEBUG = {"PYTHONMALLOC": "debug"}
 
 PRELUDE = """
-import gc, json, os, sys, threading, weakref
+import gc, json, os, sys, sysconfig, threading, weakref
+
+FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
 
 def make(name, body="pass"):
     space = {}
@@ -59,9 +61,11 @@ def test_dead_code_can_be_read_until_released(run: Any) -> None:
         del code
         gc.collect()
         assert probe.counts()[0] > 0, "nothing was deferred"
-        assert address not in probe.take(), "a frame that is being popped may still show it"
+        taken = probe.take()
+        # Free-threaded builds collect many at once, so that others may have died after it; they need no ageing.
+        assert address not in taken or FREE_THREADED, "a frame that is being popped may still show it"
         die(1)
-        assert address in probe.take()
+        assert address in taken + probe.take()
         die(300)
         assert probe.read(address, [0])[:2] == name, "the memory was used again"
         deferred, freed, kept = probe.counts()
