@@ -9,25 +9,32 @@ from __future__ import annotations
 
 import os
 import threading
-from typing import Any
+from typing import Any, Callable
 
 from . import _native
 
-# What ours stand in for, while they do.
+# What ours stand in for. Kept after the run: a thread may be on its way through ours when it is taken out.
 _before: dict[str, Any] = {}
+_ours: dict[str, Any] = {}
+# Attributes that somebody replaced over ours.
+_covered: set[str] = set()
 
 
 def watch() -> None:
     """Tell the names of the threads there are, and of those to come."""
-    thread: Any = threading.Thread
-    # Called by every thread as the first thing it does (CPython 3.8 to 3.15).
-    if "_set_native_id" not in _before and hasattr(thread, "_set_native_id"):
-        _before["_set_native_id"] = thread._set_native_id
-        thread._set_native_id = _set_native_id
-    if "name" not in _before:
-        _before["name"] = thread.name
-        thread.name = _before["our name"] = thread.name.setter(_set_name)
+    # The first is called by every thread as the first thing it does (CPython 3.8 to 3.15).
+    _replace("_set_native_id", lambda before: _set_native_id)
+    _replace("name", lambda before: before.setter(_set_name))
     tell()
+
+
+def _replace(attribute: str, make: Callable[[Any], Any]) -> None:
+    there = threading.Thread.__dict__.get(attribute)
+    if there is None or there is _ours.get(attribute) or attribute in _covered:
+        return
+    _before[attribute] = there
+    _ours[attribute] = make(there)
+    setattr(threading.Thread, attribute, _ours[attribute])
 
 
 def tell() -> None:
@@ -39,9 +46,13 @@ def tell() -> None:
 
 def unwatch() -> None:
     """Take out what is still ours."""
-    for attribute, ours in (("_set_native_id", _set_native_id), ("name", _before.get("our name"))):
-        if attribute in _before and threading.Thread.__dict__[attribute] is ours:
-            setattr(threading.Thread, attribute, _before.pop(attribute))
+    for attribute, ours in list(_ours.items()):
+        there = threading.Thread.__dict__.get(attribute)
+        if there is ours:
+            setattr(threading.Thread, attribute, _before[attribute])
+            _covered.discard(attribute)
+        elif there is not _before[attribute]:
+            _covered.add(attribute)
 
 
 def _note(thread: threading.Thread) -> None:
