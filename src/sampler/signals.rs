@@ -153,6 +153,7 @@ impl SignalOwner {
             sample: get(SAMPLE_SIGNAL)?,
             faults: [get(FAULT_SIGNALS[0])?, get(FAULT_SIGNALS[1])?],
         };
+        ZONE.fault_handler.store(on_fault as *const () as usize, Ordering::Release);
         for (index, signal) in FAULT_SIGNALS.into_iter().enumerate() {
             take(signal, &fault_action(), remember_fault(index))?;
         }

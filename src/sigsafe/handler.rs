@@ -3,9 +3,10 @@
 //! Runs on the sampled thread, at any instruction, with all signals but SIGSEGV and SIGBUS blocked. Its stack use is
 //! small: stacks are built in the thread's state.
 
+use crate::layout::FrameChain;
 use crate::pywalk::{Interrupted, WalkOutcome, walk};
 use crate::stack::Stack;
-use crate::sys::{ErrnoGuard, clock_ns, pthread_self};
+use crate::sys::{self, ErrnoGuard, clock_ns, pthread_self};
 use crate::thread::ThreadState;
 use crate::zone::{Runtime, ZONE};
 use core::ffi::{c_int, c_void};
@@ -79,6 +80,30 @@ fn interrupted(context: *mut c_void) -> Interrupted {
     #[cfg(target_arch = "aarch64")]
     let pc = unsafe { (*context.cast::<libc::ucontext_t>()).uc_mcontext.pc as usize };
     Interrupted { pc }
+}
+
+/// True when a guarded load may fault here: our SIGSEGV handler is in place and not blocked.
+#[inline(always)]
+fn faults_are_caught(runtime: &Runtime, context: *mut c_void) -> bool {
+    if context.is_null() {
+        return true;
+    }
+    // SAFETY: the kernel's ucontext, whose mask is the interrupted thread's; sigismember only reads it.
+    let blocked = unsafe {
+        let mask = &raw const (*context.cast::<libc::ucontext_t>()).uc_sigmask;
+        libc::sigismember(mask, libc::SIGSEGV) == 1 || libc::sigismember(mask, libc::SIGBUS) == 1
+    };
+    if blocked {
+        return false;
+    }
+    // CPYTHON 3.11, 3.12: the only versions whose chain can hold a dead pointer; a host that has just replaced our handler
+    // (faulthandler.enable()) is noticed by the manager only later.
+    match runtime.layout.chain {
+        FrameChain::CFrameEntry | FrameChain::CFrameShim => {
+            sys::handler_of(libc::SIGSEGV) == ZONE.fault_handler.load(Ordering::Acquire)
+        }
+        FrameChain::FrameObjects | FrameChain::CurrentFrame => true,
+    }
 }
 
 /// The handler of the sampling signal.
@@ -181,7 +206,12 @@ fn capture(state: &ThreadState, runtime: &Runtime, context: *mut c_void, now: u6
     if tstate != 0 {
         state.tstate.store(tstate, Ordering::Relaxed);
         flag |= flags::PYTHON | if attached { flags::ATTACHED } else { 0 };
-        match walk(runtime, tstate, interrupted(context), scratch) {
+        let outcome = if faults_are_caught(runtime, context) {
+            walk(runtime, tstate, interrupted(context), scratch)
+        } else {
+            WalkOutcome::Broken
+        };
+        match outcome {
             WalkOutcome::Complete => {}
             WalkOutcome::Restarted => {
                 state.losses.restarted.fetch_add(1, Ordering::Relaxed);

@@ -51,3 +51,17 @@ pub fn pthread_self() -> usize {
     // SAFETY: always callable.
     unsafe { libc::pthread_self() as usize }
 }
+
+/// The address of the handler installed for `signal`; 0 when there is none or it cannot be told.
+#[inline]
+#[must_use]
+pub fn handler_of(signal: i32) -> usize {
+    // SAFETY: an all-zero sigaction is a valid out-parameter; sigaction is async-signal-safe.
+    unsafe {
+        let mut current: libc::sigaction = core::mem::zeroed();
+        if libc::sigaction(signal, core::ptr::null(), &mut current) != 0 {
+            return 0;
+        }
+        current.sa_sigaction
+    }
+}

@@ -43,6 +43,8 @@ pub struct Zone {
     /// The disposition our handler replaced: what a foreign signal is passed on to.
     pub chained: AtomicUsize,
     pub chained_is_siginfo: AtomicBool,
+    /// Our handler of SIGSEGV, which makes guarded loads safe.
+    pub fault_handler: AtomicUsize,
 }
 
 pub static ZONE: Zone = Zone {
@@ -56,6 +58,7 @@ pub static ZONE: Zone = Zone {
     fds: AtomicPtr::new(core::ptr::null_mut()),
     chained: AtomicUsize::new(0),
     chained_is_siginfo: AtomicBool::new(false),
+    fault_handler: AtomicUsize::new(0),
 };
 
 impl Zone {
