@@ -132,9 +132,8 @@ def _summary(native: _native.NativeProfile, path: str, output_format: str) -> st
     meta = native.metadata()
     kind = "CPU time" if meta["clock"] == "cpu" else "elapsed time"
     seen = f"{native.sample_count} samples, {meta['weight_ns'] / 1e9:.3f} s of {kind}"
-    lost = ", ".join(f"{count} {reason}" for reason, count in meta["losses"].items() if count)
-    if lost:
-        seen += f" (lost: {lost})"
+    if meta["dropped_samples"]:
+        seen += f" ({meta['dropped_samples']} more were due and not taken)"
     shown = os.path.relpath(path) if path.startswith(os.getcwd() + os.sep) else path
     return f"{seen}, in {shown} - {HOW_TO_OPEN[output_format].format(path=shown)}"
 

@@ -42,14 +42,8 @@ impl NativeProfile {
         self.profile.threads()[thread.index()].os_id
     }
 
-    /// The rows of the thread table with these OS ids.
-    fn thread_rows(&self, os_ids: &[u64]) -> Vec<ThreadId> {
-        let rows = self.profile.threads().iter().enumerate();
-        rows.filter(|(_, thread)| os_ids.contains(&thread.os_id)).map(|(i, _)| ThreadId::from_index(i as u32)).collect()
-    }
-
-    fn selected(&self, threads: Option<Vec<u64>>, from_ns: u64, to_ns: u64) -> Profile {
-        let rows = threads.map(|os_ids| self.thread_rows(&os_ids));
+    fn selected(&self, threads: Option<Vec<u32>>, from_ns: u64, to_ns: u64) -> Profile {
+        let rows: Option<Vec<ThreadId>> = threads.map(|rows| rows.into_iter().map(ThreadId::from_index).collect());
         spprof_model::filter(
             &self.profile,
             &Selection { threads: rows.as_deref(), time_ns: Some(from_ns..to_ns), frame: None },
@@ -59,7 +53,7 @@ impl NativeProfile {
     fn hot<'py>(
         &self,
         py: Python<'py>,
-        threads: Option<Vec<u64>>,
+        threads: Option<Vec<u32>>,
         rows: fn(&Profile, &Values) -> Vec<HotRow>,
     ) -> PyResult<Bound<'py, PyList>> {
         let filtered;
@@ -146,6 +140,7 @@ impl NativeProfile {
         for i in order {
             let thread = &self.profile.threads()[i];
             let dict = PyDict::new(py);
+            dict.set_item("row", i)?;
             dict.set_item("thread_id", thread.os_id)?;
             dict.set_item("python_ident", thread.python_ident)?;
             dict.set_item("name", self.thread_name(py, ThreadId::from_index(i as u32))?)?;
@@ -160,21 +155,21 @@ impl NativeProfile {
         Ok(list)
     }
 
-    /// Self and total of every function, hottest first; of these threads only, if given.
+    /// Self and total of every function, hottest first; of these rows of the thread table only, if given.
     #[pyo3(signature = (threads=None))]
-    fn functions<'py>(&self, py: Python<'py>, threads: Option<Vec<u64>>) -> PyResult<Bound<'py, PyList>> {
+    fn functions<'py>(&self, py: Python<'py>, threads: Option<Vec<u32>>) -> PyResult<Bound<'py, PyList>> {
         self.hot(py, threads, spprof_model::hot_functions)
     }
 
     /// As `functions`, by line.
     #[pyo3(signature = (threads=None))]
-    fn lines<'py>(&self, py: Python<'py>, threads: Option<Vec<u64>>) -> PyResult<Bound<'py, PyList>> {
+    fn lines<'py>(&self, py: Python<'py>, threads: Option<Vec<u32>>) -> PyResult<Bound<'py, PyList>> {
         self.hot(py, threads, spprof_model::hot_lines)
     }
 
-    /// The samples of these threads in [from_ns, to_ns), as a profile that states what it left out.
+    /// The samples of these rows of the thread table in [from_ns, to_ns), as a profile that states what it left out.
     #[pyo3(signature = (threads=None, from_ns=0, to_ns=u64::MAX))]
-    fn filter(&self, py: Python<'_>, threads: Option<Vec<u64>>, from_ns: u64, to_ns: u64) -> Self {
+    fn filter(&self, py: Python<'_>, threads: Option<Vec<u32>>, from_ns: u64, to_ns: u64) -> Self {
         Self::new(py.detach(|| self.selected(threads, from_ns, to_ns)))
     }
 

@@ -163,12 +163,17 @@ def test_report(run_program: Any, tmp_path: Path, by_hand: spprof.Profile) -> No
     assert "\x1b" not in text
     lines = [line.split() for line in text.splitlines()]
     assert "4 samples, 0.040 s of CPU time in 2.000 s" in text
-    assert "lost: 3 dropped" in text
+    assert "losses and troubles: 3 dropped\n" in text
     assert ["0.020", "s", "50.0", "0.020", "s", "50.0", "sort", "/app/lib.py:7"] in lines
     assert ["0.000", "s", "0.0", "0.040", "s", "100.0", "<module>", "/app/main.py:40"] in lines
     assert ["0.030", "s", "75.0", "MainThread", "(100)"] in lines
     one = run_program(path, "--thread", "MainThread", python=report).stdout
     assert "3 samples" in one and "deflate" not in one and "(200)" not in one
+    by_hand.save(tmp_path / "p.json")
+    one = run_program(tmp_path / "p.json", "--thread", "MainThread", python=report).stdout
+    assert "3 samples" in one and "deflate" not in one, "formats without thread ids"
+    result = run_program(path, "--thread", "Nobody", python=report, expect_rc=1)
+    assert "no such thread: Nobody; there are: MainThread (100), ? (200)" in result.stderr
     limited = run_program(path, "-n", "1", python=report).stdout
     assert "sort" in limited and "<module>" not in limited
 
@@ -228,6 +233,7 @@ def test_doctor(run_program: Any) -> None:
     text = run_program(Path("doctor"), python=SPPROF).stdout
     for topic in ("timer", "perf", "tick"):
         assert topic in text
+    assert not [line for line in text.splitlines() if line.startswith(" ")], "wrapped, though nobody's terminal is narrow"
 
 
 def test_version(run_program: Any) -> None:

@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from .. import _native
+from .report import FILE_WIDTH
 
 
 @click.command()
@@ -17,4 +18,7 @@ def doctor() -> None:
     table.add_column(overflow="fold")
     for topic, finding in _native._doctor():
         table.add_row(topic, finding)
-    Console(highlight=False, markup=False).print(table)
+    console = Console(highlight=False, markup=False)
+    if not console.is_terminal:
+        console.width = FILE_WIDTH
+    console.print(table)

@@ -31,7 +31,7 @@ def report(file: str, threads: tuple[str, ...], limit: int, lines: bool, as_json
     content = {
         "file": file,
         "metadata": profile.metadata(),
-        "threads": [thread for thread in profile.threads() if chosen is None or thread["thread_id"] in chosen],
+        "threads": [thread for thread in profile.threads() if chosen is None or thread["row"] in chosen],
         "functions": profile.functions(chosen)[:limit],
     }
     if lines:
@@ -46,15 +46,15 @@ def report(file: str, threads: tuple[str, ...], limit: int, lines: bool, as_json
 
 
 def _chosen_threads(profile: _native.NativeProfile, wanted: tuple[str, ...]) -> Optional[list[int]]:
-    """The ids of the threads asked for by name or id; None for all."""
+    """The rows of the threads asked for by name or id; None for all. (Ids are not unique: some formats do not keep them.)"""
     if not wanted:
         return None
     known = profile.threads()
-    ids = [thread["thread_id"] for thread in known if thread["name"] in wanted or str(thread["thread_id"]) in wanted]
-    if not ids:
-        names = ", ".join(f"{thread['name']} ({thread['thread_id']})" for thread in known)
+    rows = [thread["row"] for thread in known if thread["name"] in wanted or str(thread["thread_id"]) in wanted]
+    if not rows:
+        names = ", ".join(map(_thread, known))
         raise click.ClickException(f"no such thread: {', '.join(wanted)}; there are: {names}")
-    return ids
+    return rows
 
 
 def _show(console: Console, content: dict[str, Any], lines: bool) -> None:
@@ -68,9 +68,9 @@ def _show(console: Console, content: dict[str, Any], lines: bool) -> None:
         console.print(f"engine {meta['engine']}: {meta['engine_reason']}")
     if meta["unattributed_ns"]:
         console.print(f"unattributed: {_seconds(meta['unattributed_ns'])} of CPU time that no sample could claim")
-    for reason, count in meta["losses"].items():
-        if count:
-            console.print(f"lost: {count} {reason}")
+    losses = ", ".join(_loss(reason, count) for reason, count in meta["losses"].items() if count)
+    if losses:
+        console.print(f"losses and troubles: {losses}")
     if meta["incomplete"]:
         console.print("incomplete: the run was killed; this is what had been written by then")
 
@@ -78,10 +78,7 @@ def _show(console: Console, content: dict[str, Any], lines: bool) -> None:
         console,
         total_ns,
         "Threads",
-        [
-            (thread["weight_ns"], None, _printable(f"{thread['name'] or '?'} ({thread['thread_id']})"), "")
-            for thread in content["threads"]
-        ],
+        [(thread["weight_ns"], None, _thread(thread), "") for thread in content["threads"]],
     )
     _table(console, total_ns, "Functions", [_row(row, "first_line") for row in content["functions"]])
     if lines:
@@ -89,7 +86,7 @@ def _show(console: Console, content: dict[str, Any], lines: bool) -> None:
 
 
 def _row(row: dict[str, Any], line: str) -> tuple[int, Optional[int], str, str]:
-    place = f"{row['file']}:{row[line]}" if row["file"] else ""
+    place = f"{row['file']}:{row[line]}" if row["file"] and row[line] else row["file"]
     return row["self_ns"], row["total_ns"], _printable(row["name"]), _printable(place)
 
 
@@ -114,6 +111,18 @@ def _table(console: Console, whole_ns: int, title: str, rows: list[tuple[int, Op
         table.add_row(_seconds(self_ns), _percent(self_ns, whole_ns), *totals, name, place)
     console.print(f"\n{title}")
     console.print(table)
+
+
+def _thread(thread: dict[str, Any]) -> str:
+    """Name and id; some formats do not keep the id."""
+    name = _printable(thread["name"] or "?")
+    return f"{name} ({thread['thread_id']})" if thread["thread_id"] else name
+
+
+def _loss(reason: str, count: int) -> str:
+    if reason.endswith("_ns"):
+        return f"{_seconds(count)} {reason[:-3]}"
+    return f"{count} {reason}"
 
 
 def _seconds(time_ns: int) -> str:
