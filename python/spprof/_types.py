@@ -96,6 +96,8 @@ class ProfilerStats:
     delivered_rate_hz: float = 0.0
     #: Time the program's threads spent in the signal handler.
     handler_ns: int = 0
+    #: Median of one run of the handler, to 64 ns.
+    handler_median_ns: int = 0
     #: CPU time of the profiler's own thread.
     profiler_cpu_ns: int = 0
     process_cpu_ns: int = 0

@@ -77,6 +77,7 @@ pub fn get_stats(py: Python<'_>) -> PyResult<Option<Bound<'_, PyDict>>> {
     dict.set_item("requested_rate_hz", stats.requested_rate_hz)?;
     dict.set_item("delivered_rate_hz", stats.delivered_rate_hz)?;
     dict.set_item("handler_ns", stats.handler_ns)?;
+    dict.set_item("handler_median_ns", stats.handler_median_ns)?;
     dict.set_item("profiler_cpu_ns", stats.profiler_cpu_ns)?;
     let losses = PyDict::new(py);
     for (reason, count) in stats.losses {

@@ -17,7 +17,7 @@ use spprof_export::{Format, Journal};
 use spprof_model::{NodeId, Profile};
 use spprof_sigsafe::stack::Stack;
 use spprof_sigsafe::sys::clock_ns;
-use spprof_sigsafe::thread::ThreadState;
+use spprof_sigsafe::thread::{Durations, ThreadState};
 use spprof_sigsafe::zone::{Runtime, ZONE};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -36,7 +36,7 @@ const FLUSH_NS: u64 = 1_000_000_000;
 const QUIET_NS: u64 = 500_000_000;
 
 /// What is lost or odd, over all threads that have ended.
-#[derive(Debug, Default, Clone, Copy)]
+#[derive(Debug, Clone, Copy)]
 struct Totals {
     samples: u64,
     handler_ns: u64,
@@ -49,9 +49,40 @@ struct Totals {
     stale: u64,
     tail_ns: u64,
     threads: u64,
+    durations: [u64; Durations::CLASSES],
+}
+
+impl Default for Totals {
+    fn default() -> Self {
+        Self {
+            samples: 0,
+            handler_ns: 0,
+            weight_ns: 0,
+            ring_full: 0,
+            dropped_ns: 0,
+            broken_stack: 0,
+            truncated: 0,
+            restarted: 0,
+            stale: 0,
+            tail_ns: 0,
+            threads: 0,
+            durations: [0; Durations::CLASSES],
+        }
+    }
 }
 
 impl Totals {
+    /// The middle of the class that holds the median handler run.
+    fn median_handler_ns(&self) -> u64 {
+        let half = self.durations.iter().sum::<u64>() / 2;
+        let mut seen = 0;
+        let class = self.durations.iter().position(|count| {
+            seen += count;
+            seen > half
+        });
+        class.map_or(0, |class| class as u64 * Durations::CLASS_NS + Durations::CLASS_NS / 2)
+    }
+
     fn add(&mut self, thread: &Tracked) {
         let state = thread.state;
         let losses = &state.losses;
@@ -66,6 +97,9 @@ impl Totals {
         self.restarted += get(&losses.restarted);
         self.stale += get(&losses.stale);
         self.threads += 1;
+        for (sum, count) in self.durations.iter_mut().zip(state.durations.counts()) {
+            *sum += count;
+        }
     }
 }
 
@@ -610,6 +644,7 @@ impl Manager {
             requested_rate_hz: 1e9 / self.options.interval_ns as f64,
             delivered_rate_hz: if measured == 0 { 0.0 } else { totals.samples as f64 * 1e9 / measured as f64 },
             handler_ns: totals.handler_ns,
+            handler_median_ns: totals.median_handler_ns(),
             profiler_cpu_ns: own,
             losses,
             process_cpu_ns: process,

@@ -76,6 +76,8 @@ pub struct Stats {
     pub delivered_rate_hz: f64,
     /// Nanoseconds the host's threads spent in our signal handler, and our own thread's CPU time.
     pub handler_ns: u64,
+    /// Median of one handler run, to 64 ns.
+    pub handler_median_ns: u64,
     pub profiler_cpu_ns: u64,
     /// Loss and trouble by reason, always the full list: (reason, count).
     pub losses: Vec<(&'static str, u64)>,

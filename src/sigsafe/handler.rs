@@ -179,6 +179,7 @@ fn sample(state: &ThreadState, context: *mut c_void) {
             took
         };
         state.handler_ns.fetch_add(took, Ordering::Relaxed);
+        state.durations.add(took);
     }
     state.exited.fetch_add(1, Ordering::Release);
 }

@@ -7,7 +7,7 @@
 use crate::ring::Ring;
 use crate::stack::Stack;
 use core::cell::UnsafeCell;
-use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 /// Why a sample or a part of it was lost, counted by the handler.
 #[derive(Default, Debug)]
@@ -23,6 +23,31 @@ pub struct Losses {
     pub restarted: AtomicU64,
     /// A signal that belonged to an earlier thread or session.
     pub stale: AtomicU64,
+}
+
+/// How long handler runs took, in classes of equal width; the last class also holds everything longer.
+#[derive(Debug)]
+pub struct Durations([AtomicU32; Self::CLASSES]);
+
+impl Durations {
+    pub const CLASSES: usize = 64;
+    pub const CLASS_NS: u64 = 64;
+
+    const fn new() -> Self {
+        Self([const { AtomicU32::new(0) }; Self::CLASSES])
+    }
+
+    #[inline(always)]
+    pub fn add(&self, ns: u64) {
+        if let Some(count) = self.0.get((ns / Self::CLASS_NS) as usize).or(self.0.last()) {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// The counts, shortest class first.
+    pub fn counts(&self) -> impl Iterator<Item = u64> + '_ {
+        self.0.iter().map(|count| u64::from(count.load(Ordering::Relaxed)))
+    }
 }
 
 #[derive(Debug)]
@@ -43,6 +68,7 @@ pub struct ThreadState {
     pub tstate: AtomicUsize,
     pub samples: AtomicU64,
     pub handler_ns: AtomicU64,
+    pub durations: Durations,
     pub weight_ns: AtomicU64,
     pub losses: Losses,
     /// The thread's perf event, or -1: what a forked child closes.
@@ -73,6 +99,7 @@ impl ThreadState {
             tstate: AtomicUsize::new(0),
             samples: AtomicU64::new(0),
             handler_ns: AtomicU64::new(0),
+            durations: Durations::new(),
             weight_ns: AtomicU64::new(0),
             losses: Losses::default(),
             perf_fd: AtomicI32::new(-1),
@@ -108,6 +135,9 @@ impl ThreadState {
             &self.losses.stale,
         ] {
             counter.store(0, Ordering::Relaxed);
+        }
+        for count in &self.durations.0 {
+            count.store(0, Ordering::Relaxed);
         }
         self.last_generation.store(u64::MAX, Ordering::Relaxed);
         self.tstate.store(0, Ordering::Relaxed);
