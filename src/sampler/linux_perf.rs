@@ -48,7 +48,7 @@ struct OwnerEx {
 /// A round period runs in step with programs that work in round portions (2 ms bursts, 10 ms period: always the same place).
 /// This part of it, a little less than 1 and no simple fraction, drifts through any such pattern; it also makes up for the
 /// time between an overflow and its signal.
-const PERIOD_MILLIONTHS: u64 = 983_617;
+const PERIOD_MILLIONTHS: u64 = 993_617;
 
 #[derive(Debug)]
 pub struct PerfEvent(RawFd);

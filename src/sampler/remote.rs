@@ -4,7 +4,7 @@
 //! thread that does not run does not change, and its frames keep their code objects alive.
 
 use spprof_sigsafe::mem::{is_plausible, load_word};
-use spprof_sigsafe::pywalk::{Interrupted, WalkOutcome, walk};
+use spprof_sigsafe::pywalk::{Interrupted, Verified, WalkOutcome, walk};
 use spprof_sigsafe::stack::Stack;
 use spprof_sigsafe::sys::{clock_ns, thread_clock};
 use spprof_sigsafe::zone::Runtime;
@@ -27,7 +27,7 @@ pub fn walk_blocked(runtime: &Runtime, tid: i32, tstate: usize, out: &mut Stack)
     let clock = thread_clock(tid);
     let before = clock_ns(clock);
     out.clear();
-    let outcome = if tstate == 0 { WalkOutcome::Complete } else { walk(runtime, tstate, Interrupted::default(), out) };
+    let outcome = if tstate == 0 { WalkOutcome::Complete } else { walk(runtime, &mut Verified::new(), tstate, Interrupted::default(), out) };
     if clock_ns(clock) != before {
         return RemoteOutcome::Ran;
     }

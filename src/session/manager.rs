@@ -532,11 +532,11 @@ impl Manager {
             self.scratch.0.clear();
             self.sink.node_of(&self.scratch.0, false)
         } else {
-            use spprof_sigsafe::pywalk::{Interrupted, WalkOutcome, walk};
+            use spprof_sigsafe::pywalk::{Interrupted, Verified, WalkOutcome, walk};
             let (one, two) = &mut *self.scratch;
             let same = (0..8).any(|_| {
-                walk(self.runtime, tstate, Interrupted::default(), one) == WalkOutcome::Complete
-                    && walk(self.runtime, tstate, Interrupted::default(), two) == WalkOutcome::Complete
+                walk(self.runtime, &mut Verified::new(), tstate, Interrupted::default(), one) == WalkOutcome::Complete
+                    && walk(self.runtime, &mut Verified::new(), tstate, Interrupted::default(), two) == WalkOutcome::Complete
                     && one.frames() == two.frames()
                     && one.omitted == two.omitted
             });

@@ -290,12 +290,12 @@ pub fn note_thread(tid: i32, ident: u64, name: &[u8]) {
 
 /// Captures the calling thread's own Python stack, leaf first: (code object address, instruction offset). For the self-test.
 pub fn walk_own_stack() -> Result<Vec<(usize, i64)>> {
-    use spprof_sigsafe::pywalk::{Interrupted, WalkOutcome, walk};
+    use spprof_sigsafe::pywalk::{Interrupted, Verified, WalkOutcome, walk};
     let runtime = runtime::runtime()?;
     let mut stack = spprof_sigsafe::stack::Stack::new();
     // SAFETY: needs no GIL, reads a thread-specific slot.
     let tstate = unsafe { (runtime.unchecked)() };
-    match walk(runtime, tstate, Interrupted::default(), &mut stack) {
+    match walk(runtime, &mut Verified::new(), tstate, Interrupted::default(), &mut stack) {
         WalkOutcome::Complete => Ok(stack.frames().iter().map(|frame| (frame.code, frame.offset)).collect()),
         _ => Err(Error::runtime("the frames of the calling thread cannot be followed")),
     }

@@ -5,9 +5,8 @@
 
 use crate::layout::FrameChain;
 use crate::pywalk::{Interrupted, WalkOutcome, walk};
-use crate::stack::Stack;
 use crate::sys::{self, ErrnoGuard, clock_ns, pthread_self};
-use crate::thread::ThreadState;
+use crate::thread::{Own, ThreadState};
 use crate::zone::{Runtime, ZONE};
 use core::ffi::{c_int, c_void};
 use core::sync::atomic::Ordering;
@@ -200,15 +199,17 @@ fn capture(state: &ThreadState, runtime: &Runtime, context: *mut c_void, now: u6
     state.last_cpu_ns.store(cpu, Ordering::Relaxed);
 
     let (tstate, attached) = current_tstate(runtime);
-    // SAFETY: only this handler, on this thread, uses `scratch` and `last` (see ThreadState).
-    let (scratch, last) = unsafe { (&mut *state.scratch.get(), &mut *state.last.get()) };
+    // SAFETY: only this handler, on this thread, uses `own` (see ThreadState).
+    let own = unsafe { &mut *state.own.get() };
+    let (scratch, _, verified) = own.parts();
+    verified.renew(ZONE.release_generation.load(Ordering::Acquire));
     let mut flag = 0;
     scratch.clear();
     if tstate != 0 {
         state.tstate.store(tstate, Ordering::Relaxed);
         flag |= flags::PYTHON | if attached { flags::ATTACHED } else { 0 };
         let outcome = if faults_are_caught(runtime, context) {
-            walk(runtime, tstate, interrupted(context), scratch)
+            walk(runtime, verified, tstate, interrupted(context), scratch)
         } else {
             WalkOutcome::Broken
         };
@@ -226,11 +227,12 @@ fn capture(state: &ThreadState, runtime: &Runtime, context: *mut c_void, now: u6
     if scratch.omitted != 0 {
         state.losses.truncated.fetch_add(1, Ordering::Relaxed);
     }
-    commit(state, scratch, last, flag, now, weight);
+    commit(state, own, flag, now, weight);
 }
 
 /// Writes the record: only the frames that differ from the thread's previous record.
-fn commit(state: &ThreadState, stack: &Stack, last: &mut Stack, flag: u64, now: u64, weight: u64) {
+fn commit(state: &ThreadState, own: &mut Own, flag: u64, now: u64, weight: u64) {
+    let (stack, last, _) = own.parts();
     // ORDER: read before comparing: if code objects are released after this, the consumer still resolves this record
     // against the stack it already knows, because a release waits for this handler.
     let generation = ZONE.release_generation.load(Ordering::Acquire);
@@ -254,7 +256,7 @@ fn commit(state: &ThreadState, stack: &Stack, last: &mut Stack, flag: u64, now: 
     record.commit();
     state.samples.fetch_add(1, Ordering::Relaxed);
     state.weight_ns.fetch_add(weight, Ordering::Relaxed);
-    last.copy_from(stack);
+    own.turn();
     state.last_generation.store(generation, Ordering::Relaxed);
 }
 

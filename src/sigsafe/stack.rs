@@ -64,14 +64,6 @@ impl Stack {
         }
         self.frames().iter().rev().zip(other.frames().iter().rev()).take_while(|(a, b)| a == b).count()
     }
-
-    pub fn copy_from(&mut self, other: &Stack) {
-        self.clear();
-        for frame in other.frames() {
-            self.push(*frame);
-        }
-        self.omitted = other.omitted;
-    }
 }
 
 impl Default for Stack {

@@ -2,9 +2,10 @@
 //!
 //! The manager thread prepares a state, arms the thread's source of signals with its address, and takes it back only when the
 //! thread is gone (then nothing can be pending for it). The handler is the single producer of `ring` and the only
-//! user of `scratch` and `last`.
+//! user of `own`.
 
 use crate::ring::Ring;
+use crate::pywalk::Verified;
 use crate::stack::Stack;
 use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, AtomicUsize, Ordering};
@@ -50,6 +51,30 @@ impl Durations {
     }
 }
 
+/// What only the handler touches.
+#[derive(Debug)]
+pub(crate) struct Own {
+    stacks: [Stack; 2],
+    /// Which of the two is the stack of the last record; the other is built next.
+    last: bool,
+    pub verified: Verified,
+}
+
+impl Own {
+    /// The stack to build, the stack of the last record, and the addresses known to be code.
+    #[inline(always)]
+    pub fn parts(&mut self) -> (&mut Stack, &Stack, &mut Verified) {
+        let [one, two] = &mut self.stacks;
+        if self.last { (one, two, &mut self.verified) } else { (two, one, &mut self.verified) }
+    }
+
+    /// The stack just built becomes the last.
+    #[inline(always)]
+    pub fn turn(&mut self) {
+        self.last = !self.last;
+    }
+}
+
 #[derive(Debug)]
 #[repr(C, align(128))]
 pub struct ThreadState {
@@ -73,14 +98,13 @@ pub struct ThreadState {
     pub losses: Losses,
     /// The thread's perf event, or -1: what a forked child closes.
     pub perf_fd: AtomicI32,
-    /// The release generation `last` was captured under.
+    /// The release generation the last record was captured under.
     pub(crate) last_generation: AtomicU64,
-    pub(crate) scratch: UnsafeCell<Stack>,
-    pub(crate) last: UnsafeCell<Stack>,
+    pub(crate) own: UnsafeCell<Own>,
     pub ring: Ring,
 }
 
-// SAFETY: `scratch` and `last` are touched by the handler only, which does not nest (its signal is masked inside it) and
+// SAFETY: `own` is touched by the handler only, which does not nest (its signal is masked inside it) and
 // runs on one thread; everything else is atomic or `Sync`.
 unsafe impl Sync for ThreadState {}
 
@@ -104,8 +128,7 @@ impl ThreadState {
             losses: Losses::default(),
             perf_fd: AtomicI32::new(-1),
             last_generation: AtomicU64::new(u64::MAX),
-            scratch: UnsafeCell::new(Stack::new()),
-            last: UnsafeCell::new(Stack::new()),
+            own: UnsafeCell::new(Own { stacks: [Stack::new(), Stack::new()], last: false, verified: Verified::new() }),
             // SAFETY: passed on to the caller.
             ring: unsafe { Ring::new(ring_words) },
         }

@@ -60,11 +60,60 @@ fn read_link(layout: &Layout, frame: usize) -> Option<Link> {
     Some(Link { code: code & !layout.code_tag_mask, instr, previous, shim })
 }
 
+/// Addresses that were seen to be code objects. Looking at an object's type costs a cache miss a frame, which is most of the
+/// time of a walk; a frame's code is nearly always one that the thread's last samples had.
+///
+/// An entry holds as long as no code object is released, which the generation tells.
+#[derive(Debug)]
+pub struct Verified {
+    codes: [usize; Self::SLOTS],
+    generation: u64,
+}
+
+impl Verified {
+    const SLOTS: usize = 64;
+
+    #[must_use]
+    pub const fn new() -> Self {
+        Self { codes: [0; Self::SLOTS], generation: u64::MAX }
+    }
+
+    /// Forgets everything if code objects were released since the last walk.
+    #[inline(always)]
+    pub fn renew(&mut self, generation: u64) {
+        if self.generation != generation {
+            self.codes = [0; Self::SLOTS];
+            self.generation = generation;
+        }
+    }
+
+    /// True when `code` is the address of a code object.
+    #[inline(always)]
+    fn check(&mut self, runtime: &Runtime, code: usize) -> bool {
+        // Objects are 16-aligned and some 200 bytes apart.
+        let Some(slot) = self.codes.get_mut((code >> 6 ^ code >> 12) % Self::SLOTS) else { return false };
+        if *slot == code {
+            return true;
+        }
+        let is_code = is_plausible(code) && load_word(code.wrapping_add(runtime.layout.ob_type)) == Some(runtime.code_type);
+        if is_code {
+            *slot = code;
+        }
+        is_code
+    }
+}
+
+impl Default for Verified {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 /// Turns a link into a frame, checking that its code really is a code object.
 #[inline(always)]
-fn to_frame(runtime: &Runtime, frame: usize, link: &Link) -> Option<RawFrame> {
+fn to_frame(runtime: &Runtime, verified: &mut Verified, frame: usize, link: &Link) -> Option<RawFrame> {
     let layout = runtime.layout;
-    if !is_plausible(link.code) || load_word(link.code.wrapping_add(layout.ob_type))? != runtime.code_type {
+    if !verified.check(runtime, link.code) {
         return None;
     }
     let offset = match layout.chain {
@@ -97,7 +146,7 @@ fn instructions(layout: &Layout, frame: usize, code: usize) -> Option<usize> {
 }
 
 /// Follows the chain from `frame` to its root. Deep stacks keep both ends; the middle is only counted.
-fn follow(runtime: &Runtime, mut frame: usize, out: &mut Stack) -> WalkOutcome {
+fn follow(runtime: &Runtime, verified: &mut Verified, mut frame: usize, out: &mut Stack) -> WalkOutcome {
     let layout = runtime.layout;
     let mut steps: u32 = 0;
     while frame != 0 && out.frames().len() < LEAF_FRAMES {
@@ -107,7 +156,7 @@ fn follow(runtime: &Runtime, mut frame: usize, out: &mut Stack) -> WalkOutcome {
         }
         let Some(link) = read_link(layout, frame) else { return WalkOutcome::Broken };
         if !link.shim {
-            match to_frame(runtime, frame, &link) {
+            match to_frame(runtime, verified, frame, &link) {
                 Some(raw) => out.push(raw),
                 None => return WalkOutcome::Broken,
             };
@@ -117,12 +166,18 @@ fn follow(runtime: &Runtime, mut frame: usize, out: &mut Stack) -> WalkOutcome {
     if frame == 0 {
         return WalkOutcome::Complete;
     }
-    follow_deep(runtime, frame, out, steps)
+    follow_deep(runtime, verified, frame, out, steps)
 }
 
 /// The rest of a deep stack: remembers where the last `ROOT_FRAMES` Python frames were, then captures those.
 #[cold]
-fn follow_deep(runtime: &Runtime, mut frame: usize, out: &mut Stack, mut steps: u32) -> WalkOutcome {
+fn follow_deep(
+    runtime: &Runtime,
+    verified: &mut Verified,
+    mut frame: usize,
+    out: &mut Stack,
+    mut steps: u32,
+) -> WalkOutcome {
     let layout = runtime.layout;
     let mut trail = [0_usize; ROOT_FRAMES];
     let mut seen: usize = 0;
@@ -153,7 +208,7 @@ fn follow_deep(runtime: &Runtime, mut frame: usize, out: &mut Stack, mut steps: 
     out.omitted = seen.wrapping_sub(kept) as u32;
     for position in seen.wrapping_sub(kept)..seen {
         let at = trail.get(position % ROOT_FRAMES).copied().unwrap_or(0);
-        match read_link(layout, at).and_then(|link| to_frame(runtime, at, &link)) {
+        match read_link(layout, at).and_then(|link| to_frame(runtime, verified, at, &link)) {
             Some(raw) => out.push(raw),
             None => return WalkOutcome::Broken,
         };
@@ -163,15 +218,21 @@ fn follow_deep(runtime: &Runtime, mut frame: usize, out: &mut Stack, mut steps: 
 
 /// Captures the Python stack of thread state `tstate` into `out`.
 #[inline]
-pub fn walk(runtime: &Runtime, tstate: usize, at: Interrupted, out: &mut Stack) -> WalkOutcome {
+pub fn walk(
+    runtime: &Runtime,
+    verified: &mut Verified,
+    tstate: usize,
+    at: Interrupted,
+    out: &mut Stack,
+) -> WalkOutcome {
     out.clear();
     if !is_plausible(tstate) {
         return WalkOutcome::Broken;
     }
     let outcome = match runtime.layout.chain {
-        FrameChain::FrameObjects => v39::walk(runtime, tstate, out),
-        FrameChain::CFrameEntry | FrameChain::CFrameShim => v311::walk(runtime, tstate, at, out),
-        FrameChain::CurrentFrame => v313::walk(runtime, tstate, out),
+        FrameChain::FrameObjects => v39::walk(runtime, verified, tstate, out),
+        FrameChain::CFrameEntry | FrameChain::CFrameShim => v311::walk(runtime, verified, tstate, at, out),
+        FrameChain::CurrentFrame => v313::walk(runtime, verified, tstate, out),
     };
     if outcome == WalkOutcome::Broken {
         out.clear();

@@ -6,7 +6,7 @@
 //! instructions of eval the first C entry of the chain must lead to the frame of the calling eval. Then the walk starts
 //! again from the caller, which is whole: only the call that was just being made is missing.
 
-use super::{Interrupted, Link, WalkOutcome, follow, read_link};
+use super::{Interrupted, Link, Verified, WalkOutcome, follow, read_link};
 use crate::layout::FrameChain;
 use crate::mem::{is_plausible, load_u8, load_word};
 use crate::stack::Stack;
@@ -19,7 +19,13 @@ const MAX_ENTRY_STEPS: u32 = 1 << 16;
 /// Size of a datastack chunk's header fields we rely on: a chunk is at least this large.
 const CHUNK_BYTES: usize = 16 * 1024;
 
-pub fn walk(runtime: &Runtime, tstate: usize, at: Interrupted, out: &mut Stack) -> WalkOutcome {
+pub fn walk(
+    runtime: &Runtime,
+    verified: &mut Verified,
+    tstate: usize,
+    at: Interrupted,
+    out: &mut Stack,
+) -> WalkOutcome {
     let layout = runtime.layout;
     let (Some(current_at), Some(previous_at)) = (layout.cframe_current, layout.cframe_previous) else {
         return WalkOutcome::Broken;
@@ -35,7 +41,7 @@ pub fn walk(runtime: &Runtime, tstate: usize, at: Interrupted, out: &mut Stack) 
     };
     let caller_frame = if caller_cframe == 0 {
         // The root cframe inside the thread state: no eval call is running.
-        return follow(runtime, frame, out);
+        return follow(runtime, verified, frame, out);
     } else if is_plausible(caller_cframe) {
         load_word(caller_cframe.wrapping_add(current_at)).unwrap_or(0)
     } else {
@@ -44,11 +50,11 @@ pub fn walk(runtime: &Runtime, tstate: usize, at: Interrupted, out: &mut Stack) 
 
     let in_prologue = runtime.eval != 0 && at.pc.wrapping_sub(runtime.eval) < EVAL_PROLOGUE;
     let suspect = above_top(runtime, tstate, frame) || (in_prologue && !leads_to(runtime, frame, caller_frame));
-    if !suspect && follow(runtime, frame, out) == WalkOutcome::Complete {
+    if !suspect && follow(runtime, verified, frame, out) == WalkOutcome::Complete {
         return WalkOutcome::Complete;
     }
     out.clear();
-    match follow(runtime, caller_frame, out) {
+    match follow(runtime, verified, caller_frame, out) {
         WalkOutcome::Complete => WalkOutcome::Restarted,
         other => other,
     }
