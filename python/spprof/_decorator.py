@@ -93,7 +93,7 @@ class _Call:
         self.run.enter(self.target)
 
     def __exit__(self, *error: object) -> None:
-        # After a fork the child has a shared run of its own: the calls its parent entered are not in it.
+        # After a fork the child has a shared run of its own. Its parent's may be locked for good, and has ended here anyway.
         if self.run is _shared:
             self.run.leave(body_failed=error[0] is not None)
 

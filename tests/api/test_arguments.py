@@ -112,6 +112,24 @@ def test_double_start(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["first.json"]
 
 
+def test_a_start_that_the_machine_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is left of it: no file that was not there, no path that the next run would be saved to."""
+
+    def refuse(*arguments: object) -> None:
+        raise RuntimeError("refused")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("spprof._native._start", refuse)
+        (tmp_path / "old.json").write_text("old")
+        for name in ("new.json", "old.json"):
+            with pytest.raises(RuntimeError, match="refused"):
+                spprof.start(output_path=tmp_path / name)
+    spprof.start()
+    spprof.stop()
+    assert os.listdir(tmp_path) == ["old.json"]
+    assert (tmp_path / "old.json").read_text() == "old"
+
+
 def test_stop_without_start() -> None:
     """There is nothing to stop, also for a second time."""
     for _ in range(2):

@@ -294,7 +294,8 @@ def test_async_generators(work: Work) -> None:
 def test_fork_inside_a_call(run_program: Any) -> None:
     """The child leaves the call that its parent entered without stopping anything, and profiles its own calls."""
     program = """
-        import os, spprof
+        import os, spprof, threading
+        from spprof import _decorator
         @spprof.profile(interval_ms=1)
         def forks():
             return os.fork()
@@ -302,8 +303,44 @@ def test_fork_inside_a_call(run_program: Any) -> None:
         def own():
             while spprof.stats().collected_samples < 5:
                 sum(range(1000))
+        @spprof.profile(interval_ms=1)
+        def spans_the_fork():
+            yield os.fork()
+        held, let_go = threading.Event(), threading.Event()
+        def hold():
+            with _decorator._shared.lock:
+                held.set()
+                let_go.wait()
+        def forked_while_held():
+            # A call is left in the child while the lock of the parent's run has a holder that the child does not have.
+            call = _decorator._Call(_decorator._Target((10**6, "cpu", "auto", 2**20), None))
+            call.target.wrapper = spans_the_fork
+            call.__enter__()
+            threading.Thread(target=hold).start()
+            held.wait()
+            child = os.fork()
+            if child == 0:
+                call.__exit__(None, None, None)
+                os._exit(0)
+            assert os.waitpid(child, 0)[1] == 0
+            let_go.set()
+            call.__exit__(None, None, None)
+        forked_while_held()
+        left = spans_the_fork()
+        if next(left) == 0:
+            @spprof.profile(interval_ms=1)
+            def leaves():
+                assert spprof.is_active()
+                left.close()  # a call of the parent's run ends here, within one of our own
+                assert spprof.is_active()
+            leaves()
+            assert not spprof.is_active() and leaves.profile is not None
+            os._exit(0)
+        assert os.wait()[1] == 0
+        left.close()
         child = forks()
         assert not spprof.is_active()
+        own()
         own()
         assert own.profile.sample_count >= 5
         assert (forks.profile is None) == (child == 0)

@@ -322,6 +322,53 @@ def test_fork(run_program: Any, tmp_path: Path) -> None:
         assert json.loads((tmp_path / name).read_text())["exporter"].startswith("spprof ")
 
 
+def test_fork_while_another_thread_starts(run_program: Any) -> None:
+    """The child does not wait for a lock whose holder it does not have."""
+    program = """
+        import os, spprof, threading
+        from spprof import _native, profiler
+        inside, go_on = threading.Event(), threading.Event()
+        start = _native._start
+        def slow(*arguments):
+            inside.set()
+            go_on.wait()
+            start(*arguments)
+        _native._start = slow
+        thread = threading.Thread(target=spprof.start)
+        thread.start()
+        inside.wait()
+        child = os.fork()
+        if child == 0:
+            _native._start = start
+            spprof.start()
+            spprof.stop()
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+        go_on.set()
+        thread.join()
+        spprof.stop()
+    """
+    run_program(program, timeout=20)
+
+
+def test_green_threads_do_not_rename_the_main_one(run_program: Any) -> None:
+    """What runs on the main thread under another `Thread` object, as greenlets do, has not its name to give."""
+    program = """
+        import spprof, threading
+        spprof.start(interval_ms=1)
+        green = threading.Thread(name="green")
+        green._set_ident()
+        green._set_native_id()
+        threading._active[-1] = green
+        goal = spprof.stats().collected_samples + 5
+        while spprof.stats().collected_samples < goal:
+            sum(range(1000))
+        print({s.thread_name for s in spprof.stop().samples})
+        del threading._active[-1]
+    """
+    assert run_program(program).stdout == "{'MainThread'}\n"
+
+
 def test_stop_in_a_signal_handler(run_program: Any) -> None:
     """A handler that stops the run may come at any line, also inside start()."""
     program = """
