@@ -627,7 +627,6 @@ impl Manager {
             ("thread_not_armed", self.not_armed),
             ("signal_blocked_threads", self.blocked_threads),
             ("remote_walk_discarded", self.remote_discarded),
-            ("code_objects_in_limbo", lifetime.limbo.in_limbo),
             ("code_objects_not_kept", lifetime.limbo.overflowed),
             ("unresolved_not_code", unresolved.not_code),
             ("unresolved_unreadable", unresolved.unreadable),
