@@ -12,7 +12,7 @@ use spprof_native::resolve::memory::Process;
 use spprof_native::resolve::{Resolver, code, lifetime};
 use spprof_native::sampler::runtime::runtime;
 use spprof_sigsafe::layout::LineTable;
-use spprof_sigsafe::pywalk::{Interrupted, WalkOutcome, walk};
+use spprof_sigsafe::pywalk::{Interrupted, Verified, WalkOutcome, walk};
 use spprof_sigsafe::stack::Stack;
 use spprof_sigsafe::zone::Runtime;
 use std::sync::Mutex;
@@ -59,7 +59,7 @@ fn stack(py: Python<'_>) -> PyResult<Vec<(usize, Bound<'_, PyBytes>, u32)>> {
     let mut raw = Stack::new();
     // SAFETY: attached, as every Python function is.
     let tstate = unsafe { ffi::PyThreadState_Get() } as usize;
-    if walk(runtime, tstate, Interrupted::default(), &mut raw) != WalkOutcome::Complete {
+    if walk(runtime, &mut Verified::new(), tstate, Interrupted::default(), &mut raw) != WalkOutcome::Complete {
         return Err(PyRuntimeError::new_err("the walk failed"));
     }
     let mut profile = Profile::unlimited();
