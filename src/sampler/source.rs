@@ -25,20 +25,29 @@ impl Engine {
     }
 }
 
+/// Sampling intervals between two signals of the timer beside the ticks.
+const TIMER_INTERVALS: u64 = 8;
+
 /// What makes one thread's signals. Dropping it stops them.
 #[derive(Debug)]
 pub enum Source {
     Timer(CpuTimer),
     Perf(PerfEvent),
-    Tick(TaskStat),
+    /// The timer is for a thread that hardly ever is on a processor while the manager is: it fires in the thread's own time.
+    Tick(TaskStat, Option<CpuTimer>),
 }
 
 impl Source {
-    pub fn arm(engine: Engine, tid: i32, state: &'static ThreadState, interval_ns: u64) -> io::Result<Self> {
+    pub fn arm(engine: Engine, tid: i32, state: &'static ThreadState, interval_ns: u64, wall: bool) -> io::Result<Self> {
         match engine {
             Engine::Timer => CpuTimer::arm(tid, state, interval_ns).map(Self::Timer),
             Engine::Perf => PerfEvent::arm(tid, state, interval_ns).map(Self::Perf),
-            Engine::Tick => TaskStat::open(tid).map(Self::Tick).ok_or_else(io::Error::last_os_error),
+            Engine::Tick => {
+                let stat = TaskStat::open(tid).ok_or_else(io::Error::last_os_error)?;
+                // Without it the engine still works.
+                let timer = if wall { None } else { CpuTimer::arm(tid, state, interval_ns * TIMER_INTERVALS).ok() };
+                Ok(Self::Tick(stat, timer))
+            }
         }
     }
 }

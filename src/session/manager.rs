@@ -5,6 +5,7 @@
 use super::drain::Sink;
 use super::shared::Shared;
 use super::thread::Tracked;
+use super::tick::{self, Found};
 use super::{Options, Stats};
 use crate::resolve::lifetime;
 use crate::resolve::limbo::Batch;
@@ -129,6 +130,9 @@ pub struct Manager {
     /// Process and own CPU time at the last tick.
     tick_process_cpu_ns: u64,
     tick_own_cpu_ns: u64,
+    ticked_ns: u64,
+    /// Whether a thread was owed more than one sample then.
+    behind: bool,
     random: u64,
     ended: Totals,
     waiting: Option<Waiting>,
@@ -193,6 +197,8 @@ impl Manager {
             start_unix_ns: unix.as_nanos() as u64,
             tick_process_cpu_ns: 0,
             tick_own_cpu_ns: 0,
+            ticked_ns: 0,
+            behind: false,
             random: now_ns() | 1,
             ended: Totals::default(),
             waiting: None,
@@ -238,7 +244,7 @@ impl Manager {
             }
             self.take_notices();
             if self.engine == Engine::Tick && now >= next_tick {
-                if self.wall { self.wall_tick(now) } else { self.cpu_tick() }
+                if self.wall { self.wall_tick(now) } else { self.cpu_tick(now) }
                 next_tick = now.max(next_tick) + self.tick_gap();
             }
             if now >= next_round {
@@ -256,7 +262,8 @@ impl Manager {
         self.random ^= self.random << 13;
         self.random ^= self.random >> 7;
         self.random ^= self.random << 17;
-        let mean = if self.wall { self.options.interval_ns } else { self.options.interval_ns * 9 / 10 };
+        let mean = if self.wall { self.options.interval_ns } else { tick::mean_gap_ns(self.options.interval_ns) };
+        let mean = if self.behind { mean / 2 } else { mean };
         mean / 2 + self.random % mean.max(1)
     }
 
@@ -321,6 +328,7 @@ impl Manager {
             first_cpu_ns: first_cpu,
             seen_cpu_ns: cpu,
             due_cpu_ns: first_cpu + self.random % self.options.interval_ns.max(1),
+            seen_entered: state.entered.load(Ordering::Acquire),
             idle_ticks: 0,
             parked: None,
             blocked: false,
@@ -337,9 +345,9 @@ impl Manager {
             self.note("more threads than perf events may be opened: the others are sampled by CPU timers");
             engine = Engine::Timer;
         }
-        let mut armed = Source::arm(engine, tid, state, interval);
+        let mut armed = Source::arm(engine, tid, state, interval, self.wall);
         if armed.is_err() && engine != Engine::Timer && tasks::name(tid).is_some() {
-            armed = Source::arm(Engine::Timer, tid, state, interval);
+            armed = Source::arm(Engine::Timer, tid, state, interval, self.wall);
         }
         match armed {
             Ok(source) => Some(source),
@@ -385,19 +393,23 @@ impl Manager {
     }
 
     /// CPU clock: a sample for every thread that has used its share and is running.
-    fn cpu_tick(&mut self) {
+    fn cpu_tick(&mut self, now: u64) {
         let process = clock_ns(libc::CLOCK_PROCESS_CPUTIME_ID);
         let own = clock_ns(libc::CLOCK_THREAD_CPUTIME_ID);
-        let mut explained = own.saturating_sub(self.tick_own_cpu_ns) + UNEXPLAINED_NS;
         let interval = self.options.interval_ns;
+        let wall = now.saturating_sub(self.ticked_ns);
+        self.ticked_ns = now;
+        let mut found = Found::default();
         for thread in self.threads.iter_mut().filter(|thread| thread.idle_ticks < IDLE_TICKS) {
-            explained += tick_thread(thread, interval);
+            found.add(tick::tick(thread, interval, wall));
         }
+        let explained = own.saturating_sub(self.tick_own_cpu_ns) + found.used_ns + UNEXPLAINED_NS;
         if process.saturating_sub(self.tick_process_cpu_ns) > explained {
             for thread in self.threads.iter_mut().filter(|thread| thread.idle_ticks >= IDLE_TICKS) {
-                tick_thread(thread, interval);
+                found.add(tick::tick(thread, interval, wall));
             }
         }
+        self.behind = found.behind;
         self.tick_process_cpu_ns = process;
         self.tick_own_cpu_ns = own;
     }
@@ -410,7 +422,7 @@ impl Manager {
             let ran = cpu != thread.seen_cpu_ns;
             thread.seen_cpu_ns = cpu;
             if ran && !thread.blocked {
-                let running = matches!(&thread.source, Some(Source::Tick(stat)) if stat.state() == Some(b'R'));
+                let running = matches!(&thread.source, Some(Source::Tick(stat, _)) if stat.state() == Some(b'R'));
                 if running {
                     if !thread.state.pending.load(Ordering::Acquire) {
                         linux_tick::signal(thread.tid, thread.state);
@@ -496,6 +508,10 @@ impl Manager {
         for index in 0..self.threads.len() {
             let Some(thread) = self.threads.get_mut(index) else { break };
             let Some(cpu) = thread.cpu_ns() else { continue };
+            if self.engine != Engine::Tick {
+                // Once the thread is gone nobody can read its clock; ticks keep this value for themselves.
+                thread.seen_cpu_ns = cpu;
+            }
             let owed = cpu.saturating_sub(thread.state.last_cpu_ns.load(Ordering::Acquire));
             if owed < 2 * self.options.interval_ns + 5_000_000 {
                 thread.pending_rounds = 0;
@@ -710,24 +726,4 @@ impl Manager {
         }
         (self.sink.profile, self.signals)
     }
-}
-
-/// One thread's part of a tick. Gives the CPU time it used since the last one.
-fn tick_thread(thread: &mut Tracked, interval_ns: u64) -> u64 {
-    let Some(cpu) = thread.cpu_ns() else { return 0 };
-    let used = cpu.saturating_sub(thread.seen_cpu_ns);
-    thread.seen_cpu_ns = cpu;
-    if used == 0 {
-        thread.idle_ticks = thread.idle_ticks.saturating_add(1);
-        return 0;
-    }
-    thread.idle_ticks = 0;
-    if cpu >= thread.due_cpu_ns && !thread.blocked && !thread.state.pending.load(Ordering::Acquire) {
-        let running = matches!(&thread.source, Some(Source::Tick(stat)) if stat.state() == Some(b'R'));
-        if running && linux_tick::signal(thread.tid, thread.state) {
-            // Late by a little is made up for; late by much (it slept whenever we looked) is not.
-            thread.due_cpu_ns = (thread.due_cpu_ns + interval_ns).max(cpu.saturating_sub(8 * interval_ns));
-        }
-    }
-    used
 }

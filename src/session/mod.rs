@@ -10,6 +10,7 @@ mod manager;
 mod shared;
 mod terminate;
 mod thread;
+mod tick;
 mod wake;
 
 use crate::error::{Error, Result};

@@ -25,6 +25,8 @@ pub struct Tracked {
     pub seen_cpu_ns: u64,
     /// Tick engine: CPU time at which the next sample is due.
     pub due_cpu_ns: u64,
+    /// Handler runs counted so far into `due_cpu_ns`.
+    pub seen_entered: u64,
     /// Ticks since its CPU clock last moved.
     pub idle_ticks: u32,
     /// Wall clock: the stack found when its CPU clock read this.
