@@ -15,7 +15,7 @@ PYTHONS := $(PYTHON) .ci/pythons.py
 DEMO := build/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help build wheel demo test test-rust test-python test-one gates lint format pythons list-pythons bench soak asan clean
+.PHONY: help build wheel demo test test-rust test-python test-one gates lint format pythons list-pythons bench soak loom asan clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z][a-z-]*\):[^#]*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r name text; do \
@@ -42,7 +42,7 @@ $(WHEEL): $(SOURCES) | $(TOOLS)/.done
 	$(TOOLS)/bin/maturin build --release --locked --quiet --interpreter $(PYTHON) --out build/wheels
 	touch $@
 
-test-rust: ## unit tests of every crate
+test-rust: loom ## unit tests of every crate, and the models of loom
 	$(PYTHONS) cargo-test
 
 test-python: wheel ## tests on every Python found, or on those of PY="3.11 3.13t /path/to/python"
@@ -77,6 +77,9 @@ bench: wheel ## overhead against py-spy, pyinstrument, scalene, cProfile and the
 
 soak: wheel ## ten minutes of churn on every Python: make soak PY=3.12 SECONDS=60 for less
 	$(PYTHONS) each $(PY) -- tests/soak.py --seconds $(or $(SECONDS),600) --cycles $(or $(CYCLES),50000)
+
+loom: ## the ring of a thread, in every order its two sides can run in, with every value a weak memory may show them
+	RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR=target/loom cargo test --locked --release --quiet -p spprof-sigsafe --lib model
 
 asan: ## the crates' unit tests under AddressSanitizer (nightly toolchain)
 	$(PYTHONS) cargo-test --sanitizer address

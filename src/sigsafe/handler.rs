@@ -160,9 +160,10 @@ unsafe fn pass_on(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_voi
 
 /// Takes one sample of the running thread.
 fn sample(state: &ThreadState, context: *mut c_void) {
-    state.entered.fetch_add(1, Ordering::AcqRel);
+    state.entered.fetch_add(1, Ordering::SeqCst);
     state.pending.store(false, Ordering::Release);
-    // ORDER: `active` is read after `entered` is raised, so a stop that saw us quiet is seen by us as inactive.
+    // ORDER: `active` is read after `entered` is raised, and a stop reads them the other way round, all SeqCst: a stop that
+    // saw us quiet is seen by us as inactive.
     if ZONE.active.load(Ordering::SeqCst)
         && let Some(runtime) = ZONE.runtime()
     {

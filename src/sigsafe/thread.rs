@@ -4,7 +4,7 @@
 //! thread is gone (then nothing can be pending for it). The handler is the single producer of `ring` and the only
 //! user of `own`.
 
-use crate::ring::Ring;
+use crate::ring::{Ring, Word};
 use crate::pywalk::Verified;
 use crate::stack::Stack;
 use core::cell::UnsafeCell;
@@ -112,7 +112,7 @@ impl ThreadState {
     /// # Safety
     /// As [`Ring::new`] for `ring_words`.
     #[must_use]
-    pub unsafe fn new(ring_words: *mut u64) -> Self {
+    pub unsafe fn new(ring_words: *mut Word) -> Self {
         Self {
             tid: AtomicI32::new(0),
             pending: AtomicBool::new(false),
@@ -138,8 +138,8 @@ impl ThreadState {
     #[must_use]
     pub fn is_quiet(&self) -> bool {
         let exited = self.exited.load(Ordering::Acquire);
-        // ORDER: `exited` first: an entry after it only makes the answer "not quiet".
-        self.entered.load(Ordering::Acquire) == exited
+        // ORDER: `exited` first: an entry after it only makes the answer "not quiet". SeqCst: see `handler::sample`.
+        self.entered.load(Ordering::SeqCst) == exited
     }
 
     /// Forgets the thread; only when no handler can run on this state any more.
