@@ -92,10 +92,14 @@ impl Verified {
     fn check(&mut self, runtime: &Runtime, code: usize) -> bool {
         // Objects are 16-aligned and some 200 bytes apart.
         let Some(slot) = self.codes.get_mut((code >> 6 ^ code >> 12) % Self::SLOTS) else { return false };
+        // First, because an empty slot holds what a frame without code holds: 0.
+        if !is_plausible(code) {
+            return false;
+        }
         if *slot == code {
             return true;
         }
-        let is_code = is_plausible(code) && load_word(code.wrapping_add(runtime.layout.ob_type)) == Some(runtime.code_type);
+        let is_code = load_word(code.wrapping_add(runtime.layout.ob_type)) == Some(runtime.code_type);
         if is_code {
             *slot = code;
         }
