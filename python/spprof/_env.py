@@ -129,13 +129,17 @@ def _finish() -> None:
 
 def _summary(native: _native.NativeProfile, path: str, output_format: str) -> str:
     """One line: how much was seen, what was lost, where it is and how to open it."""
+    import shlex
+
     meta = native.metadata()
     kind = "CPU time" if meta["clock"] == "cpu" else "elapsed time"
     seen = f"{native.sample_count} samples, {meta['weight_ns'] / 1e9:.3f} s of {kind}"
     if meta["dropped_samples"]:
         seen += f" ({meta['dropped_samples']} more were due and not taken)"
+    if not native.sample_count:
+        seen += f" (it used less than the interval, {meta['interval_ns'] / 1e6:g} ms)"
     shown = os.path.relpath(path) if path.startswith(os.getcwd() + os.sep) else path
-    return f"{seen}, in {shown} - {HOW_TO_OPEN[output_format].format(path=shown)}"
+    return f"{seen}, in {shown} - {HOW_TO_OPEN[output_format].format(path=shlex.quote(shown))}"
 
 
 def _say(message: str) -> None:

@@ -163,7 +163,8 @@ def test_report(run_program: Any, tmp_path: Path, by_hand: spprof.Profile) -> No
     assert "\x1b" not in text
     lines = [line.split() for line in text.splitlines()]
     assert "4 samples, 0.040 s of CPU time in 2.000 s" in text
-    assert "losses and troubles: 3 dropped\n" in text
+    assert "\n3 samples dropped\n" in text
+    assert text == "".join(line.rstrip() + "\n" for line in text.splitlines()), "blanks at the ends of lines"
     assert ["0.020", "s", "50.0", "0.020", "s", "50.0", "sort", "/app/lib.py:7"] in lines
     assert ["0.000", "s", "0.0", "0.040", "s", "100.0", "<module>", "/app/main.py:40"] in lines
     assert ["0.030", "s", "75.0", "MainThread", "(100)"] in lines
@@ -175,7 +176,58 @@ def test_report(run_program: Any, tmp_path: Path, by_hand: spprof.Profile) -> No
     result = run_program(path, "--thread", "Nobody", python=report, expect_rc=1)
     assert "no such thread: Nobody; there are: MainThread (100), ? (200)" in result.stderr
     limited = run_program(path, "-n", "1", python=report).stdout
-    assert "sort" in limited and "<module>" not in limited
+    assert "sort" in limited and "<module>" not in limited and "(200)" not in limited
+    rest = [line.split() for line in limited.splitlines() if " more " in line]
+    assert ["0.010", "s", "25.0", "(1", "more", "threads)"] in rest
+    assert ["0.020", "s", "50.0", "(3", "more", "functions)"] in rest
+
+
+def test_report_of_counts(run_program: Any, tmp_path: Path, by_hand: spprof.Profile) -> None:
+    """Collapsed stacks have no times: their samples are shown instead, hottest first."""
+    pytest.importorskip("rich")
+    path = tmp_path / "p.collapsed"
+    by_hand.save(path)
+    text = run_program(path, python=[*SPPROF, "report"]).stdout
+    assert "4 samples; " in text and " s " not in text.split("Functions")[1]
+    functions = [line.split()[:5] for line in text.split("Functions")[1].splitlines()[2:]]
+    assert functions[0] == ["2", "50.0", "2", "50.0", "sort"]
+    assert ["0", "0.0", "4", "100.0", "<module>"] in functions
+
+
+def test_unattributed_time_says_what_to_do(run_program: Any, tmp_path: Path) -> None:
+    """Threads that end within the interval are in no sample: the report tells how much that is, and how to see them."""
+    pytest.importorskip("rich")
+    path = tmp_path / "p.spprof"
+    program = f"""
+        import threading, time, spprof
+        def brief():
+            end = time.thread_time() + 0.002
+            while time.thread_time() < end: pass
+        spprof.start(interval_ms=100, output_path={str(path)!r})
+        for _ in range(200):
+            thread = threading.Thread(target=brief)
+            thread.start()
+            thread.join()
+        spprof.stop()
+    """
+    run_program(program)
+    text = run_program(path, python=[*SPPROF, "report"]).stdout
+    line = next(line for line in text.splitlines() if line.startswith("unattributed: "))
+    assert "(100 ms); a shorter interval" in line
+    meta = spprof.load(path).metadata
+    assert meta["unattributed_ns"] > 0.1 * meta["process_cpu_ns"]
+    losses = {reason for reason, count in meta["losses"].items() if count}
+    assert not losses, "time that no sample claimed is no loss of samples"
+
+
+def test_names_beyond_the_terminal_s_encoding(run_program: Any, tmp_path: Path, by_hand: spprof.Profile) -> None:
+    """What cannot be shown is escaped; the report does not break off."""
+    pytest.importorskip("rich")
+    by_hand.samples = [spprof.Sample(0, 1, "t", (spprof.Frame("名", "f.py", 1),))]
+    path = tmp_path / "p.spprof"
+    by_hand.save(path)
+    text = run_program(path, python=[*SPPROF, "report"], env={"PYTHONIOENCODING": "latin-1"}).stdout
+    assert " \\u540d " in text
 
 
 def test_report_as_json(run_program: Any, tmp_path: Path, by_hand: spprof.Profile) -> None:

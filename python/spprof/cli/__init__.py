@@ -14,4 +14,8 @@ def main() -> None:
         sys.exit(f"spprof: the command line needs {error.name}: pip install 'spprof[cli]'")
     from .commands import spprof
 
+    # Names of functions and files may be what the terminal's encoding cannot say.
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
     spprof(prog_name="spprof")

@@ -11,11 +11,21 @@ from .doctor import doctor
 from .report import report
 from .run import run
 
+EXAMPLES = """\b
+Examples:
+  spprof run -o profile.spprof script.py argument
+  spprof report --lines profile.spprof
+  spprof convert profile.spprof profile.svg
+"""
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]}, epilog=EXAMPLES)
 @click.version_option(package.__version__, prog_name="spprof")
 def spprof() -> None:
-    """A sampling profiler for Python."""
+    """A sampling profiler for Python: which functions, lines and threads take the time.
+
+    `run` makes a profile of a program, `report` shows it as text, `convert` makes a flame graph or a file for a viewer.
+    """
 
 
 for verb in (run, report, convert, doctor):

@@ -10,7 +10,7 @@ from .._env import SUFFIXES
 from .._profile import load
 
 
-@click.command()
+@click.command(epilog="Example: spprof convert profile.spprof profile.svg")
 @click.argument("source", type=click.Path(exists=True, dir_okay=False))
 @click.argument("target", type=click.Path())
 @click.option(
@@ -21,9 +21,11 @@ from .._profile import load
     help="Format; by default the suffix of TARGET decides.",
 )
 def convert(source: str, target: str, target_format: Optional[str]) -> None:
-    """Write the profile SOURCE as TARGET, in another format.
+    """Change the format of a profile.
 
-    SOURCE may be spprof's own format, speedscope or collapsed stacks.
+    SOURCE is a profile in spprof's own format, or speedscope, pprof or collapsed stacks. TARGET's suffix tells what to
+    write: .svg a flame graph for a browser, .json for https://www.speedscope.app, .pb.gz for go tool pprof, .collapsed
+    one line a stack, .spprof spprof's own.
     """
     try:
         load(source).save(target, target_format)

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import click
-from rich.console import Console
-from rich.table import Table
 
 from .. import _native
-from .report import FILE_WIDTH
+from .table import new_console, new_table, show
 
 
 @click.command()
 def doctor() -> None:
-    """Say what this machine allows: engines, the kernel's tick, perf rights, versions."""
-    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
+    """Say what this machine allows.
+
+    The engines that can be used here and why, the kernel's tick, the rights to perf events, the versions.
+    """
+    table = new_table(header=False)
     for topic, finding in _native._doctor():
         table.add_row(topic, finding)
-    console = Console(highlight=False, markup=False)
-    if not console.is_terminal:
-        console.width = FILE_WIDTH
-    console.print(table)
+    show(new_console(), table)

@@ -3,46 +3,82 @@
 from __future__ import annotations
 
 import json
-from typing import Any, Optional
+import os
+import re
+from typing import Any, NamedTuple, Optional
 
 import click
 from rich.console import Console
-from rich.table import Table
 
 from .. import _native
+from .table import new_console, new_table, show
 
-# Wide enough that no path is cut where there is no terminal to fit into.
-FILE_WIDTH = 10_000
+# A part of the time that calls for a word on how to get at it.
+MUCH = 0.1
+
+# What the loss counters of a profile say. All of them are in the file and in --json; one that is not here is shown by its name.
+LOSSES = {
+    "dropped": "samples dropped",
+    "ring_full": "samples dropped: the buffer of their thread was full",
+    "broken_stack": "samples whose stack could not be followed (<unresolved>)",
+    "truncated_stack": "samples of stacks too deep to keep whole (<truncated>)",
+    "truncated_frames": "frames left out of the middle of deep stacks",
+    "restarted_walk": "samples taken in the middle of a call, shown at the caller",
+    "stale_signal": "signals of threads that had ended",
+    "foreign_signal": "profiling signals that were not spprof's, and nobody's",
+    "thread_not_armed": "threads that could not be sampled",
+    "signal_blocked_threads": "threads that block the profiling signal, sampled from outside",
+    "remote_walk_discarded": "looks at a waiting thread that ran meanwhile",
+    "code_objects_not_kept": "code objects freed before their samples were named",
+    "unresolved_not_code": "frames without a code object",
+    "unresolved_unreadable": "frames whose code object could not be read",
+    "unresolved_name": "frames whose name could not be read",
+    "unresolved_line_table": "frames whose line could not be told",
+}
 
 
-@click.command()
+class Row(NamedTuple):
+    """A row of a table, in nanoseconds or samples; threads have no total of their own."""
+
+    own: int
+    total: Optional[int]
+    name: str
+    place: str
+
+
+@click.command(epilog="Example: spprof report --lines -n 10 profile.spprof")
 @click.argument("file", type=click.Path(exists=True, dir_okay=False))
 @click.option("--thread", "threads", multiple=True, metavar="NAME|ID", help="Only this thread (may be given again).")
-@click.option("-n", "--limit", type=click.IntRange(min=1), default=20, show_default=True, help="Rows a table.")
+@click.option(
+    "-n", "--limit", type=click.IntRange(min=1), metavar="ROWS", default=20, show_default=True, help="Most rows of a table."
+)
 @click.option("--lines", is_flag=True, help="Also the hot lines.")
-@click.option("--json", "as_json", is_flag=True, help="As JSON, one document.")
+@click.option("--json", "as_json", is_flag=True, help="As one JSON document, times in nanoseconds, paths in full.")
 def report(file: str, threads: tuple[str, ...], limit: int, lines: bool, as_json: bool) -> None:
-    """Show where the time of the profile FILE went."""
+    """Show where the time of a profile went: threads, functions, lines.
+
+    FILE is a profile in spprof's own format, or speedscope, pprof or collapsed stacks. `self` is time in the function
+    itself (and in C code it called), `total` also in the Python functions it called; a function that calls itself
+    counts once.
+    """
     try:
         profile = _native._load(file)
     except (OSError, ValueError) as error:
         raise click.ClickException(str(error)) from None
     chosen = _chosen_threads(profile, threads)
-    content = {
+    content: dict[str, Any] = {
         "file": file,
         "metadata": profile.metadata(),
         "threads": [thread for thread in profile.threads() if chosen is None or thread["row"] in chosen],
-        "functions": profile.functions(chosen)[:limit],
+        "functions": profile.functions(chosen),
     }
     if lines:
-        content["lines"] = profile.lines(chosen)[:limit]
+        content["lines"] = profile.lines(chosen)
     if as_json:
+        content.update({table: content[table][:limit] for table in ("functions", "lines") if table in content})
         click.echo(json.dumps(content, indent=2))
         return
-    console = Console(highlight=False, markup=False, soft_wrap=True)
-    if not console.is_terminal:
-        console.width = FILE_WIDTH
-    _show(console, content, lines)
+    _show(new_console(), content, limit)
 
 
 def _chosen_threads(profile: _native.NativeProfile, wanted: tuple[str, ...]) -> Optional[list[int]]:
@@ -57,37 +93,67 @@ def _chosen_threads(profile: _native.NativeProfile, wanted: tuple[str, ...]) -> 
     return rows
 
 
-def _show(console: Console, content: dict[str, Any], lines: bool) -> None:
+def _show(console: Console, content: dict[str, Any], limit: int) -> None:
     meta = content["metadata"]
+    samples = sum(thread["samples"] for thread in content["threads"])
     total_ns = sum(thread["weight_ns"] for thread in content["threads"])
-    console.print(
-        f"{sum(thread['samples'] for thread in content['threads'])} samples, {_seconds(total_ns)} of "
-        f"{'CPU' if meta['clock'] == 'cpu' else 'elapsed'} time in {_seconds(meta['duration_ns'])}"
-    )
+    # Collapsed stacks have counts and no times.
+    timed = total_ns > 0 or samples == 0
+    if timed:
+        kind = "CPU" if meta["clock"] == "cpu" else "elapsed"
+        click.echo(f"{samples} samples, {_seconds(total_ns)} of {kind} time in {_seconds(meta['duration_ns'])}")
+    else:
+        click.echo(f"{samples} samples; the file does not say how much time they stand for")
     if meta["engine"]:
-        console.print(f"engine {meta['engine']}: {meta['engine_reason']}")
+        click.echo(f"engine {meta['engine']}: {meta['engine_reason']}")
     if meta["unattributed_ns"]:
-        console.print(f"unattributed: {_seconds(meta['unattributed_ns'])} of CPU time that no sample could claim")
-    losses = ", ".join(_loss(reason, count) for reason, count in meta["losses"].items() if count)
-    if losses:
-        console.print(f"losses and troubles: {losses}")
+        click.echo(_unattributed(meta))
+    for reason, count in meta["losses"].items():
+        if count:
+            click.echo(f"{count} {LOSSES.get(reason, reason)}")
     if meta["incomplete"]:
-        console.print("incomplete: the run was killed; this is what had been written by then")
+        click.echo("incomplete: the run was killed; this is what had been written by then")
 
-    _table(
-        console,
-        total_ns,
-        "Threads",
-        [(thread["weight_ns"], None, _thread(thread), "") for thread in content["threads"]],
+    def table(title: str, rows: list[Row]) -> None:
+        click.echo(f"\n{title}")
+        _table(console, total_ns if timed else samples, timed, title, rows, limit)
+
+    weight = "weight_ns" if timed else "samples"
+    table("Threads", [Row(thread[weight], None, _thread(thread), "") for thread in content["threads"]])
+    for title, line in (("Functions", "first_line"), ("Lines", "line")):
+        if title.lower() in content:
+            rows = [_row(row, line, timed, console.is_terminal) for row in content[title.lower()]]
+            table(title, sorted(rows, key=lambda row: -row.own))
+
+
+def _unattributed(meta: dict[str, Any]) -> str:
+    """How much time is in no sample, and, when it is much, what to do about it."""
+    whole_ns = meta["weight_ns"] + meta["unattributed_ns"]
+    text = (
+        f"unattributed: {_seconds(meta['unattributed_ns'])} ({_percent(meta['unattributed_ns'], whole_ns)} %) of CPU time "
+        "that no sample could claim"
     )
-    _table(console, total_ns, "Functions", [_row(row, "first_line") for row in content["functions"]])
-    if lines:
-        _table(console, total_ns, "Lines", [_row(row, "line") for row in content["lines"]])
+    if meta["unattributed_ns"] > MUCH * whole_ns:
+        interval = f"{meta['interval_ns'] / 1e6:g} ms"
+        text += f", as that of threads which end within an interval ({interval}); a shorter interval shows more of it"
+    return text
 
 
-def _row(row: dict[str, Any], line: str) -> tuple[int, Optional[int], str, str]:
-    place = f"{row['file']}:{row[line]}" if row["file"] and row[line] else row["file"]
-    return row["self_ns"], row["total_ns"], _printable(row["name"]), _printable(place)
+def _row(row: dict[str, Any], line: str, timed: bool, shorten: bool) -> Row:
+    file = _short(row["file"]) if shorten else row["file"]
+    place = f"{file}:{row[line]}" if file and row[line] else file
+    if not place and row["kind"] == "native":
+        place = "(outside Python code)"
+    unit = "ns" if timed else "samples"
+    return Row(row[f"self_{unit}"], row[f"total_{unit}"], _printable(row["name"]), _printable(place))
+
+
+def _short(file: str) -> str:
+    """A path as one reads it: from the current folder, from site-packages, or from the standard library's parent."""
+    here = os.getcwd() + os.sep
+    if file.startswith(here):
+        return file[len(here) :]
+    return re.sub(r"^/.*/(?:(?:site|dist)-packages/|(?=python3\.\d+t?/))", "", file)
 
 
 def _printable(name: str) -> str:
@@ -95,34 +161,34 @@ def _printable(name: str) -> str:
     return name.encode("utf-8", "backslashreplace").decode()
 
 
-def _table(console: Console, whole_ns: int, title: str, rows: list[tuple[int, Optional[int], str, str]]) -> None:
-    """Aligned columns: self time and share, total time and share, name, place. Threads have no total of their own."""
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold" if console.is_terminal else None)
-    with_total = any(total_ns is not None for _, total_ns, _, _ in rows)
-    table.add_column("self" if with_total else "time", justify="right", no_wrap=True)
-    table.add_column("%", justify="right", no_wrap=True)
+def _table(console: Console, whole: int, timed: bool, title: str, rows: list[Row], limit: int) -> None:
+    """Aligned columns: self and its share, total and its share, name, place; and what the rows left out add up to."""
+    table = new_table()
+    with_total = any(row.total is not None for row in rows)
+    headers = ["self", "%", "total", "%"] if with_total else ["time" if timed else "samples", "%"]
+    for header in headers:
+        table.add_column(header, justify="right")
+    table.add_column(title.lower().rstrip("s"))
     if with_total:
-        table.add_column("total", justify="right", no_wrap=True)
-        table.add_column("%", justify="right", no_wrap=True)
-    table.add_column(title.lower().rstrip("s"), overflow="fold")
-    table.add_column("place" if with_total else "", overflow="fold")
-    for self_ns, total_ns, name, place in rows:
-        totals = [] if total_ns is None else [_seconds(total_ns), _percent(total_ns, whole_ns)]
-        table.add_row(_seconds(self_ns), _percent(self_ns, whole_ns), *totals, name, place)
-    console.print(f"\n{title}")
-    console.print(table)
+        table.add_column("place")
+
+    def amount(value: Optional[int]) -> list[str]:
+        if value is None:
+            return ["", ""] if with_total else []
+        return [_seconds(value) if timed else str(value), _percent(value, whole)]
+
+    for row in rows[:limit]:
+        table.add_row(*amount(row.own), *amount(row.total), row.name, *([row.place] if with_total else []))
+    rest = rows[limit:]
+    if rest:
+        table.add_row(*amount(sum(row.own for row in rest)), *amount(None), f"({len(rest)} more {title.lower()})")
+    show(console, table)
 
 
 def _thread(thread: dict[str, Any]) -> str:
     """Name and id; some formats do not keep the id."""
     name = _printable(thread["name"] or "?")
     return f"{name} ({thread['thread_id']})" if thread["thread_id"] else name
-
-
-def _loss(reason: str, count: int) -> str:
-    if reason.endswith("_ns"):
-        return f"{_seconds(count)} {reason[:-3]}"
-    return f"{count} {reason}"
 
 
 def _seconds(time_ns: int) -> str:

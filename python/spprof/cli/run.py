@@ -21,7 +21,15 @@ from .._settings import CLOCKS, ENGINES, checked
 START_FILE = "spprof-start.pth"
 
 
-@click.command(context_settings={"allow_interspersed_args": False, "help_option_names": ["-h", "--help"]})
+EXAMPLES = """\b
+Examples:
+  spprof run script.py --its-own-option
+  spprof run -i 1 -o profile.svg -m package.module
+  spprof run --clock wall -o profile.spprof script.py
+"""
+
+
+@click.command(epilog=EXAMPLES, context_settings={"allow_interspersed_args": False, "help_option_names": ["-h", "--help"]})
 @click.option(
     "-i",
     "--interval",
@@ -75,7 +83,11 @@ def run(
     program: str,
     arguments: tuple[str, ...],
 ) -> None:
-    """Run a PROGRAM with its ARGUMENTS as python does, and save its profile at the end."""
+    """Run a program as python does, and save its profile at the end.
+
+    PROGRAM is a script, or a module after -m, or text after -c; its ARGUMENTS follow. Options of spprof come before it.
+    The exit status is the program's own.
+    """
     if module and code:
         raise click.UsageError("-m and -c exclude each other")
     try:
