@@ -303,6 +303,7 @@ fn comments(profile: &Profile) -> Vec<String> {
         profile
             .losses()
             .into_iter()
+            .filter(|(_, count)| *count > 0)
             .map(|(reason, count)| format!("loss: {reason} {count}")),
     );
     comments.extend(meta.notes.iter().map(|note| format!("note: {note}")));

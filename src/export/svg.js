@@ -64,6 +64,9 @@
     if (pattern !== null) search(pattern);
   }
 
+  // The root is at the bottom: a picture taller than the window opens there, not at the tips of its deepest stacks.
+  window.scrollTo(0, root.viewBox.baseVal.height);
+
   var all = frames.reduce(function (a, b) { return b.y > a.y ? b : a; });
   frames.forEach(function (f) { f.g.addEventListener("click", function () { zoom(f); }); });
   reset.addEventListener("click", function () { zoom(all); });

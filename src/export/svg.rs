@@ -202,12 +202,14 @@ fn summary(profile: &Profile, total: &str, timed: bool) -> String {
     if !meta.python_version.is_empty() {
         parts.push(format!("Python {}", meta.python_version));
     }
-    let lost = profile
+    let losses: Vec<String> = profile
         .losses()
-        .iter()
-        .fold(0_u64, |sum, (_, count)| sum.saturating_add(*count));
-    if lost > 0 {
-        parts.push(format!("losses counted: {lost}"));
+        .into_iter()
+        .filter(|(_, count)| *count > 0)
+        .map(|(reason, count)| format!("{reason} {count}"))
+        .collect();
+    if !losses.is_empty() {
+        parts.push(format!("losses: {}", losses.join(" ")));
     }
     if meta.incomplete {
         parts.push("incomplete".to_owned());

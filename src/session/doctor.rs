@@ -32,11 +32,13 @@ pub fn doctor() -> Vec<(String, String)> {
         "kernel tick",
         format!("{} ms: engine 'timer' cannot sample faster than {} Hz", tick as f64 / 1e6, 1_000_000_000 / tick.max(1)),
     );
-    say("perf_event_paranoid", read("/proc/sys/kernel/perf_event_paranoid"));
+    let paranoid = read("/proc/sys/kernel/perf_event_paranoid");
+    say("perf_event_paranoid", paranoid.clone());
     say(
         "engine perf",
         match linux_perf::available() {
-            Ok(()) => "allowed".to_owned(),
+            Ok(()) if paranoid.parse().is_ok_and(|level: i32| level <= 1) => "allowed".to_owned(),
+            Ok(()) => "allowed (this process has CAP_PERFMON or more)".to_owned(),
             Err(error) => format!("not allowed ({error}); CAP_PERFMON or kernel.perf_event_paranoid <= 1 would allow it"),
         },
     );

@@ -48,7 +48,6 @@ struct Totals {
     truncated: u64,
     restarted: u64,
     stale: u64,
-    tail_ns: u64,
     threads: u64,
     durations: [u64; Durations::CLASSES],
 }
@@ -65,7 +64,6 @@ impl Default for Totals {
             truncated: 0,
             restarted: 0,
             stale: 0,
-            tail_ns: 0,
             threads: 0,
             durations: [0; Durations::CLASSES],
         }
@@ -371,7 +369,7 @@ impl Manager {
         thread.drain(&mut self.sink, self.start_ns);
         thread.source = None;
         let now = now_ns().saturating_sub(self.start_ns);
-        self.ended.tail_ns += thread.close(&mut self.sink, now);
+        thread.close(&mut self.sink, now);
         self.ended.add(&thread);
         self.shared.forget_name(thread.tid);
         pool::release(thread.state);
@@ -701,17 +699,14 @@ impl Manager {
             std::thread::yield_now();
         }
         let now = now_ns().saturating_sub(self.start_ns);
-        let mut tail = 0;
         for thread in &mut self.threads {
             thread.drain(&mut self.sink, self.start_ns);
-            tail += thread.close(&mut self.sink, now);
+            thread.close(&mut self.sink, now);
         }
-        self.ended.tail_ns += tail;
         if let Some(Waiting { batch, .. }) = self.waiting.take() {
             lifetime::release(batch);
         }
         self.fill_metadata();
-        self.sink.profile.meta.losses.push(("unattributed_tail_ns".to_owned(), self.ended.tail_ns));
         if let Some(journal) = &mut self.journal {
             // The profile goes to its output next; if that fails the journal still holds all of it.
             let _ = journal.flush(&self.sink.profile, &self.sink.profile.meta);

@@ -93,22 +93,21 @@ impl Tracked {
         id
     }
 
-    /// Writes what is known at the end of tracking into the model; gives the CPU time no sample claimed.
-    pub fn close(&mut self, sink: &mut Sink, now_ns: u64) -> u64 {
+    /// Writes what is known at the end of tracking into the model.
+    pub fn close(&mut self, sink: &mut Sink, now_ns: u64) {
         if let Some(cpu) = self.cpu_ns() {
             self.seen_cpu_ns = cpu;
         }
         let last = self.state.last_cpu_ns.load(Ordering::Acquire);
-        let tail = self.seen_cpu_ns.saturating_sub(last) + self.state.losses.dropped_ns.load(Ordering::Relaxed);
         if let Some(id) = self.model {
             let name = self.name.as_ref().map(|name| sink.profile.intern(name));
             let thread = sink.profile.thread_mut(id);
             thread.end_ns = now_ns;
             thread.cpu_ns = self.seen_cpu_ns.max(last).saturating_sub(self.first_cpu_ns);
-            thread.unattributed_ns = tail;
+            // What no sample claimed: used after the last one, or claimed by samples that found no room.
+            thread.unattributed_ns = self.seen_cpu_ns.saturating_sub(last) + self.state.losses.dropped_ns.load(Ordering::Relaxed);
             thread.name = name.or(thread.name);
             thread.python_ident = self.python_ident;
         }
-        tail
     }
 }

@@ -244,6 +244,22 @@ fn svg_contents() {
     assert!(titled.contains(">&lt;t&gt; &amp; co</text>"));
 }
 
+/// Losses are told by their reasons (they are not of one unit, so no sum), and those that did not happen are not told.
+#[test]
+fn losses_in_words() {
+    let mut profile = example();
+    profile.meta.losses.push(("broken_stack".to_owned(), 2));
+    profile.meta.losses.push(("stale_signal".to_owned(), 0));
+    let svg = String::from_utf8(bytes(&profile, Format::Svg)).unwrap();
+    assert!(
+        svg.contains("losses: ring_full 3 broken_stack 2</text>"),
+        "{svg}"
+    );
+    let again = reread(&bytes(&profile, Format::Pprof)).meta.notes;
+    assert!(again.contains(&"loss: broken_stack 2".to_owned()));
+    assert!(!again.iter().any(|note| note.contains("stale_signal")));
+}
+
 /// What is too narrow to draw is stated, with its amount.
 #[test]
 fn svg_states_what_it_leaves_out() {
