@@ -286,9 +286,11 @@ def _touch(path: str) -> bool:
 
 def _at_exit() -> None:
     """The interpreter ends while a run is active: save it where `start()` was told to, else let it go."""
-    if not _native._is_active():
-        return
-    native, output = end()
+    # Daemon threads still run, and may end the run first.
+    with _lock:
+        if not _native._is_active():
+            return
+        native, output = end()
     if output is not None:
         native.write(*output)
 

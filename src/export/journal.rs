@@ -9,8 +9,8 @@ use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
+/// The file is open only while it is written: a host may close any descriptor and open a file of its own under the number.
 pub struct Journal {
-    out: BufWriter<File>,
     path: PathBuf,
     progress: Progress,
 }
@@ -22,7 +22,6 @@ impl Journal {
         write_header(&mut out, KIND_JOURNAL)?;
         out.flush()?;
         Ok(Self {
-            out,
             path: path.to_owned(),
             progress: Progress::default(),
         })
@@ -31,8 +30,9 @@ impl Journal {
     /// Appends what is new. It is with the kernel when this returns (a crash of the machine may still lose it). After an error
     /// the file's tail is in doubt: readers stop there.
     pub fn flush(&mut self, profile: &Profile, meta: &Metadata) -> io::Result<()> {
-        self.progress.write_new(profile, meta, &mut self.out)?;
-        self.out.flush()
+        let mut out = BufWriter::new(File::options().append(true).open(&self.path)?);
+        self.progress.write_new(profile, meta, &mut out)?;
+        out.flush()
     }
 
     #[must_use]

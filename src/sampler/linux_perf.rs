@@ -3,20 +3,16 @@
 //! Needs `perf_event_paranoid` <= 1 or CAP_PERFMON: with kernel time excluded (what others may open) its time would be charged
 //! to the next user-mode sample, which is precise and wrong.
 
-use super::signals::SAMPLE_SIGNAL;
+use super::descriptor::Descriptor;
 use spprof_sigsafe::thread::ThreadState;
 use spprof_sigsafe::zone::ZONE;
 use std::io;
-use std::os::fd::RawFd;
-use std::sync::atomic::Ordering;
 
 const PERF_TYPE_SOFTWARE: u32 = 1;
 const PERF_COUNT_SW_TASK_CLOCK: u64 = 1;
 const PERF_FLAG_FD_CLOEXEC: libc::c_ulong = 8;
 const PERF_EVENT_IOC_ENABLE: libc::c_ulong = 0x2400;
 const PERF_EVENT_IOC_DISABLE: libc::c_ulong = 0x2401;
-const F_SETSIG: i32 = 10;
-const F_GETSIG: i32 = 11;
 const F_SETOWN_EX: i32 = 15;
 const F_OWNER_TID: i32 = 0;
 const DISABLED: u64 = 1;
@@ -50,8 +46,12 @@ struct OwnerEx {
 /// time between an overflow and its signal.
 const PERIOD_MILLIONTHS: u64 = 993_617;
 
+/// Shortest period. An interruption takes some 5 us of the thread, but 20 us on a busy virtual machine, where at that period
+/// the thread was seen to get nothing done for as long as it was sampled.
+pub const MIN_PERIOD_NS: u64 = 50_000;
+
 #[derive(Debug)]
-pub struct PerfEvent(RawFd);
+pub struct PerfEvent(Descriptor);
 
 fn check(result: i32) -> io::Result<i32> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
@@ -62,23 +62,15 @@ fn open(tid: i32, interval_ns: u64) -> io::Result<PerfEvent> {
         kind: PERF_TYPE_SOFTWARE,
         size: size_of::<Attr>() as u32,
         config: PERF_COUNT_SW_TASK_CLOCK,
-        sample_period: (interval_ns * PERIOD_MILLIONTHS / 1_000_000).max(1),
+        sample_period: interval_ns.max(MIN_PERIOD_NS) * PERIOD_MILLIONTHS / 1_000_000,
         bits: DISABLED | EXCLUDE_HV,
         wakeup_events: 1,
         ..Attr::default()
     };
     // SAFETY: `attr` is complete for its size; the other arguments are numbers.
     let fd = unsafe { libc::syscall(libc::SYS_perf_event_open, &raw const attr, tid, -1, -1, PERF_FLAG_FD_CLOEXEC) };
-    let fd = check(fd as i32)?;
-    // First of all the mark by which a descriptor is known to be ours.
-    // SAFETY: fcntl on the descriptor just opened.
-    if unsafe { libc::fcntl(fd, F_SETSIG, SAMPLE_SIGNAL) } < 0 {
-        let error = io::Error::last_os_error();
-        // SAFETY: our descriptor, closed once.
-        unsafe { libc::close(fd) };
-        return Err(error);
-    }
-    Ok(PerfEvent(fd))
+    // Its mark is also what makes the event send the sampling signal.
+    Descriptor::adopt(fd).map(PerfEvent)
 }
 
 /// Whether this process may open a task-clock event that counts kernel time.
@@ -86,29 +78,14 @@ pub fn available() -> io::Result<()> {
     open(super::tasks::gettid(), 10_000_000).map(drop)
 }
 
-/// True while descriptor `fd` still is an event of ours: a host may close descriptors it does not know.
-fn is_ours(fd: RawFd) -> bool {
-    // SAFETY: fcntl on a number; a foreign or closed descriptor gives another answer.
-    unsafe { libc::fcntl(fd, F_GETSIG) == SAMPLE_SIGNAL }
-}
-
-/// In a forked child: closes the copy of the parent's event. Async-signal-safe.
-pub fn close_inherited(fd: RawFd) {
-    if is_ours(fd) {
-        // SAFETY: our descriptor, closed once. Not disabled: the event itself is the parent's.
-        unsafe { libc::close(fd) };
-    }
-}
-
 impl PerfEvent {
     /// Starts signalling thread `tid` every `interval_ns` of its CPU time.
     pub fn arm(tid: i32, state: &'static ThreadState, interval_ns: u64) -> io::Result<Self> {
         let event = open(tid, interval_ns)?;
-        let fd = event.0;
+        let fd = event.0.get().ok_or(io::ErrorKind::NotFound)?;
         if !ZONE.bind_fd(fd, state) {
             return Err(io::Error::other("the descriptor is beyond the table of descriptors"));
         }
-        state.perf_fd.store(fd, Ordering::Release);
         let owner = OwnerEx { kind: F_OWNER_TID, pid: tid };
         // SAFETY: fcntl and ioctl on our own descriptor with the arguments they take.
         unsafe {
@@ -118,17 +95,19 @@ impl PerfEvent {
         }
         Ok(event)
     }
+
+    /// False when the host has closed the descriptor, which ended the event.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.0.get().is_some()
+    }
 }
 
 impl Drop for PerfEvent {
     fn drop(&mut self) {
-        if !is_ours(self.0) {
-            return;
+        if let Some(fd) = self.0.get() {
+            // SAFETY: our descriptor. Disabled before it is closed, so that no overflow signals a number that is reused.
+            unsafe { libc::ioctl(fd, PERF_EVENT_IOC_DISABLE as _, 0) };
         }
-        // SAFETY: our descriptor. Disabled first, so that no overflow signals a descriptor number that is reused.
-        unsafe { libc::ioctl(self.0, PERF_EVENT_IOC_DISABLE as _, 0) };
-        ZONE.bind_fd(self.0, std::ptr::null());
-        // SAFETY: our descriptor, closed once.
-        unsafe { libc::close(self.0) };
     }
 }

@@ -5,6 +5,7 @@
 //! `ThreadState`'s address.
 
 pub mod debug_offsets;
+pub mod descriptor;
 pub mod linux_perf;
 pub mod linux_tick;
 pub mod linux_timer;

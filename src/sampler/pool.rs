@@ -71,6 +71,11 @@ fn pool() -> Result<MutexGuard<'static, Pool>> {
     Ok(unsafe { &*current }.lock().unwrap_or_else(PoisonError::into_inner))
 }
 
+/// Makes sure that there is a pool.
+pub fn prepare() -> Result<()> {
+    pool().map(drop)
+}
+
 /// A state for a new thread, blank; `None` when all are in use. Fails only when memory cannot be reserved.
 pub fn acquire() -> Result<Option<&'static ThreadState>> {
     let mut pool = pool()?;

@@ -24,10 +24,21 @@ impl Chained {
     const fn unset() -> Self {
         Self { handler: AtomicUsize::new(libc::SIG_DFL), siginfo: AtomicBool::new(false) }
     }
+
+    /// Ends up in `other`; here is the default action then.
+    fn move_to(&self, other: &Self) {
+        other.siginfo.store(self.siginfo.load(Ordering::Acquire), Ordering::Release);
+        other.handler.store(self.handler.swap(libc::SIG_DFL, Ordering::AcqRel), Ordering::Release);
+    }
 }
 
 static FAULTS: [Chained; 2] = [Chained::unset(), Chained::unset()];
+/// What was chained when the host put a handler of its own over ours: that one believes ours to be the one before it, so
+/// what it passes on belongs there.
+static BELOW: [Chained; 2] = [Chained::unset(), Chained::unset()];
 const FAULT_SIGNALS: [c_int; 2] = [libc::SIGSEGV, libc::SIGBUS];
+/// Our handlers are installed.
+static INSTALLED: AtomicBool = AtomicBool::new(false);
 /// Where on its stack a thread is passing a fault on. A chained handler that raises the signal again (faulthandler does)
 /// must not come back to itself; one that leaves by `longjmp` must not make us believe that it is still running.
 static PASSING_ON: AtomicUsize = AtomicUsize::new(0);
@@ -39,15 +50,19 @@ unsafe extern "C" fn on_fault(signal: c_int, info: *mut libc::siginfo_t, context
     if unsafe { absorb_fault(context) } {
         return;
     }
-    let chained = &FAULTS[usize::from(signal == libc::SIGBUS)];
-    let handler = chained.handler.load(Ordering::Acquire);
-    let here = &raw const handler as usize;
+    let index = usize::from(signal == libc::SIGBUS);
+    let local = 0_u8;
+    let here = &raw const local as usize;
     let outer = PASSING_ON.swap(here, Ordering::AcqRel);
     let nested = here < outer && outer - here < NESTED_BYTES;
+    // Not installed and yet called: by a handler of the host's that took our place, and passes on what it does not want.
+    let from_above = nested || !INSTALLED.load(Ordering::Acquire);
+    let chained = if from_above { &BELOW[index] } else { &FAULTS[index] };
+    let handler = chained.handler.load(Ordering::Acquire);
     // SAFETY: `handler` came out of sigaction, with the flag that says which type it has; signal() and raise are
     // async-signal-safe.
     unsafe {
-        if nested || handler == libc::SIG_DFL || handler == libc::SIG_IGN {
+        if handler == libc::SIG_DFL || handler == libc::SIG_IGN {
             // The default action: a fault repeats on return and ends the process; a sent signal is sent again.
             libc::signal(signal, libc::SIG_DFL);
             if (*info).si_code <= 0 {
@@ -128,6 +143,10 @@ fn remember_sample(old: &libc::sigaction) {
 
 fn remember_fault(index: usize) -> impl Fn(&libc::sigaction) {
     move |old| {
+        // Taken out and put in again between two looks of ours, a handler is not below itself.
+        if FAULTS[index].handler.load(Ordering::Acquire) != old.sa_sigaction {
+            FAULTS[index].move_to(&BELOW[index]);
+        }
         FAULTS[index].siginfo.store(old.sa_flags & libc::SA_SIGINFO != 0, Ordering::Release);
         FAULTS[index].handler.store(old.sa_sigaction, Ordering::Release);
     }
@@ -155,8 +174,12 @@ impl SignalOwner {
         };
         ZONE.fault_handler.store(on_fault as *const () as usize, Ordering::Release);
         for (index, signal) in FAULT_SIGNALS.into_iter().enumerate() {
+            // Twice: neither what is chained nor what is below it is of an earlier run.
+            FAULTS[index].move_to(&BELOW[index]);
+            FAULTS[index].move_to(&BELOW[index]);
             take(signal, &fault_action(), remember_fault(index))?;
         }
+        INSTALLED.store(true, Ordering::Release);
         take(SAMPLE_SIGNAL, &sample_action(), remember_sample)?;
         owner.publish();
         Ok(owner)
@@ -207,9 +230,15 @@ impl SignalOwner {
                 let _ = set(signal, old);
             }
         };
+        INSTALLED.store(false, Ordering::Release);
         put_back(SAMPLE_SIGNAL, on_sample as *const () as usize, &self.sample);
-        for (signal, old) in FAULT_SIGNALS.into_iter().zip(&self.faults) {
-            put_back(signal, on_fault as *const () as usize, old);
+        for (index, (signal, old)) in FAULT_SIGNALS.into_iter().zip(&self.faults).enumerate() {
+            let ours = on_fault as *const () as usize;
+            if get(signal).is_ok_and(|current| current.sa_sigaction != ours) {
+                // Replaced since the last look: to that handler ours is what was chained by us.
+                FAULTS[index].move_to(&BELOW[index]);
+            }
+            put_back(signal, ours, old);
         }
     }
 }

@@ -38,16 +38,33 @@ pub enum Source {
 }
 
 impl Source {
-    pub fn arm(engine: Engine, tid: i32, state: &'static ThreadState, interval_ns: u64, wall: bool) -> io::Result<Self> {
+    /// `may_keep`: whether it may hold a descriptor. A perf event must.
+    pub fn arm(
+        engine: Engine,
+        tid: i32,
+        state: &'static ThreadState,
+        interval_ns: u64,
+        wall: bool,
+        may_keep: bool,
+    ) -> io::Result<Self> {
         match engine {
             Engine::Timer => CpuTimer::arm(tid, state, interval_ns).map(Self::Timer),
             Engine::Perf => PerfEvent::arm(tid, state, interval_ns).map(Self::Perf),
             Engine::Tick => {
-                let stat = TaskStat::open(tid).ok_or_else(io::Error::last_os_error)?;
+                let stat = TaskStat::open(tid, may_keep)?;
                 // Without it the engine still works.
                 let timer = if wall { None } else { CpuTimer::arm(tid, state, interval_ns * TIMER_INTERVALS).ok() };
                 Ok(Self::Tick(stat, timer))
             }
+        }
+    }
+
+    /// False when the host has closed a descriptor that the signals came from.
+    #[must_use]
+    pub fn is_alive(&self) -> bool {
+        match self {
+            Self::Perf(event) => event.is_open(),
+            Self::Timer(_) | Self::Tick(..) => true,
         }
     }
 }
@@ -88,7 +105,7 @@ pub fn choose(asked: Option<Engine>, wall: bool) -> Result<(Engine, String)> {
         Some(engine) => Ok((engine, "asked for".into())),
         None => Ok(match linux_perf::available() {
             Ok(()) => (Engine::Perf, "perf task-clock with kernel time is allowed: exact CPU time at any interval".into()),
-            Err(error) if TaskStat::open(super::tasks::gettid()).is_some() => (
+            Err(error) if TaskStat::open(super::tasks::gettid(), false).is_ok() => (
                 Engine::Tick,
                 format!("perf with kernel time is not allowed ({error}); CPU-clock timers miss bursty threads"),
             ),

@@ -1,8 +1,8 @@
 //! What the kernel tells of this process' threads: the task list, a thread's state, name and blocked signals.
 
-use std::ffi::CString;
-use std::fs;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use super::descriptor::Descriptor;
+use std::ffi::{CStr, CString};
+use std::{fs, io};
 
 #[must_use]
 pub fn gettid() -> i32 {
@@ -10,36 +10,47 @@ pub fn gettid() -> i32 {
     unsafe { libc::syscall(libc::SYS_gettid) as i32 }
 }
 
+fn open(path: &CStr, flags: i32) -> io::Result<Descriptor> {
+    // SAFETY: a NUL-terminated path.
+    Descriptor::adopt(unsafe { libc::open(path.as_ptr(), flags | libc::O_RDONLY | libc::O_CLOEXEC) }.into())
+}
+
 /// Reads the task list of this process again and again through one descriptor.
 #[derive(Debug)]
 pub struct TaskList {
-    dir: OwnedFd,
+    dir: Descriptor,
     buffer: Vec<u8>,
 }
 
+fn open_task_list() -> io::Result<Descriptor> {
+    open(c"/proc/self/task", libc::O_DIRECTORY)
+}
+
 impl TaskList {
-    pub fn open() -> std::io::Result<Self> {
-        // SAFETY: a NUL-terminated path.
-        let fd = unsafe { libc::open(c"/proc/self/task".as_ptr(), libc::O_RDONLY | libc::O_DIRECTORY | libc::O_CLOEXEC) };
-        if fd < 0 {
-            return Err(std::io::Error::last_os_error());
-        }
-        // SAFETY: `fd` was just opened and is owned by nobody else.
-        Ok(Self { dir: unsafe { OwnedFd::from_raw_fd(fd) }, buffer: vec![0; 32 * 1024] })
+    pub fn open() -> io::Result<Self> {
+        Ok(Self { dir: open_task_list()?, buffer: vec![0; 32 * 1024] })
     }
 
-    /// Appends the ids of all threads to `tids`.
-    pub fn read(&mut self, tids: &mut Vec<i32>) {
-        let fd = self.dir.as_raw_fd();
+    /// Appends the ids of all threads to `tids`. False when they cannot be read now: the host has closed our descriptor
+    /// and leaves none free.
+    ///
+    /// The kernel ends a list early when the thread it has come to ends at that moment: who is not in it may be alive.
+    pub fn read(&mut self, tids: &mut Vec<i32>) -> bool {
+        if self.dir.get().is_none()
+            && let Ok(dir) = open_task_list()
+        {
+            self.dir = dir;
+        }
+        let Some(fd) = self.dir.get() else { return false };
         // SAFETY: plain system calls on our own descriptor and buffer.
         unsafe { libc::lseek(fd, 0, libc::SEEK_SET) };
         loop {
             // SAFETY: as above; the kernel writes at most `len` bytes.
             let got =
                 unsafe { libc::syscall(libc::SYS_getdents64, fd, self.buffer.as_mut_ptr(), self.buffer.len()) };
-            let Ok(got) = usize::try_from(got) else { return };
+            let Ok(got) = usize::try_from(got) else { return false };
             if got == 0 {
-                return;
+                return true;
             }
             let mut rest = &self.buffer[..got];
             // struct linux_dirent64: ino u64, off u64, reclen u16, type u8, name.
@@ -56,27 +67,40 @@ impl TaskList {
     }
 }
 
-/// A thread's `stat`, kept open: reading its state letter costs one `pread`.
+/// A thread's `stat`. Kept open, reading its state letter costs one `pread`; where descriptors are few, it is opened for
+/// each look.
 #[derive(Debug)]
-pub struct TaskStat(OwnedFd);
+pub struct TaskStat {
+    tid: i32,
+    kept: Option<Descriptor>,
+}
+
+fn open_stat(tid: i32) -> io::Result<Descriptor> {
+    let path = CString::new(format!("/proc/self/task/{tid}/stat"))?;
+    open(&path, 0)
+}
 
 impl TaskStat {
-    #[must_use]
-    pub fn open(tid: i32) -> Option<Self> {
-        let path = CString::new(format!("/proc/self/task/{tid}/stat")).ok()?;
-        // SAFETY: a NUL-terminated path.
-        let fd = unsafe { libc::open(path.as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC) };
-        // SAFETY: `fd` was just opened and is owned by nobody else.
-        (fd >= 0).then(|| Self(unsafe { OwnedFd::from_raw_fd(fd) }))
+    /// Fails when there is no such thread.
+    pub fn open(tid: i32, keep: bool) -> io::Result<Self> {
+        let opened = open_stat(tid)?;
+        Ok(Self { tid, kept: keep.then_some(opened) })
     }
 
     /// `R` running or waiting for a processor, `S`/`D` sleeping, ...; `None` when the thread is gone.
     #[must_use]
     pub fn state(&self) -> Option<u8> {
+        match self.kept.as_ref().and_then(Descriptor::get) {
+            Some(fd) => self.read(fd),
+            None => self.read(open_stat(self.tid).ok()?.get()?),
+        }
+    }
+
+    fn read(&self, fd: i32) -> Option<u8> {
         let mut buffer = [0_u8; 128];
         // SAFETY: reads into our own buffer.
-        let got = unsafe { libc::pread(self.0.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), 0) };
-        let text = &buffer[..usize::try_from(got).ok()?];
+        let got = unsafe { libc::pread(fd, buffer.as_mut_ptr().cast(), buffer.len(), 0) };
+        let text = buffer.get(..usize::try_from(got).ok()?)?;
         // "tid (comm) S ...": comm may hold anything, parentheses too, so look from the back. It has at most 64 bytes.
         let end = text.iter().rposition(|byte| *byte == b')')?;
         text.get(end + 2).copied()
@@ -124,12 +148,12 @@ mod tests {
         let mut list = TaskList::open().unwrap();
         for _ in 0..2 {
             let mut tids = Vec::new();
-            list.read(&mut tids);
+            assert!(list.read(&mut tids));
             assert!(tids.contains(&tid) && tids.contains(&gettid()), "{tids:?}");
         }
         assert_eq!(name(tid).unwrap(), b"a) b(c");
-        assert_eq!(TaskStat::open(gettid()).unwrap().state(), Some(b'R'));
-        let stat = TaskStat::open(tid).unwrap();
+        assert_eq!(TaskStat::open(gettid(), true).unwrap().state(), Some(b'R'));
+        let stat = TaskStat::open(tid, false).unwrap();
         assert!(matches!(stat.state(), Some(b'S' | b'R')));
         assert!(!blocks(tid, libc::SIGURG));
         drop(stop_tx);

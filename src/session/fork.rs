@@ -1,9 +1,9 @@
 //! Fork: the child has one thread, no timers, no manager. It must be inactive, clean, and able to start its own run.
 
-use super::{PHASE, RUNNING, phase, terminate};
+use super::{PHASE, READERS, RUNNING, phase, terminate};
 use crate::error::{Error, Result};
 use crate::resolve::lifetime;
-use crate::sampler::{linux_perf, pool, signals};
+use crate::sampler::{descriptor, pool, signals};
 use spprof_sigsafe::thread::ThreadState;
 use spprof_sigsafe::zone::{MAX_FDS, ZONE};
 use std::sync::Once;
@@ -53,19 +53,14 @@ unsafe extern "C" fn in_child() {
         return;
     }
     ZONE.active.store(false, Ordering::SeqCst);
-    for state in ZONE.states() {
-        let fd = state.perf_fd.swap(-1, Ordering::AcqRel);
-        if fd >= 0 {
-            ZONE.bind_fd(fd, std::ptr::null());
-            linux_perf::close_inherited(fd);
-        }
-    }
+    descriptor::close_inherited();
     signals::SignalOwner::restore_current();
-    terminate::forget();
+    terminate::after_fork_child();
     pool::abandon();
     // SAFETY: this is the child's only thread, before fork returns.
     unsafe { lifetime::after_fork_child() };
     // The parent's run is leaked here: its manager thread does not exist, its locks may be held.
     RUNNING.store(std::ptr::null_mut(), Ordering::Release);
+    READERS.store(0, Ordering::Release);
     PHASE.store(phase::IDLE, Ordering::Release);
 }

@@ -9,6 +9,7 @@ use super::tick::{self, Found};
 use super::{Options, Stats};
 use crate::resolve::lifetime;
 use crate::resolve::limbo::Batch;
+use crate::sampler::linux_perf::MIN_PERIOD_NS;
 use crate::sampler::remote::{self, RemoteOutcome};
 use crate::sampler::signals::{SAMPLE_SIGNAL, SignalOwner};
 use crate::sampler::source::{Engine, Source};
@@ -142,7 +143,7 @@ pub struct Manager {
     blocked_threads: u64,
     remote_discarded: u64,
     notes: Vec<String>,
-    perf_budget: usize,
+    descriptor_budget: usize,
     scratch: Box<(Stack, Stack)>,
     tids: Vec<i32>,
 }
@@ -151,8 +152,8 @@ fn now_ns() -> u64 {
     clock_ns(libc::CLOCK_MONOTONIC)
 }
 
-/// A quarter of the descriptors the host may still open is all that perf events may take.
-fn perf_budget() -> usize {
+/// A quarter of the descriptors the host may open is all that threads' sources may take.
+fn descriptor_budget() -> usize {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: an out-pointer.
     unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) };
@@ -208,7 +209,7 @@ impl Manager {
             blocked_threads: 0,
             remote_discarded: 0,
             notes: Vec::new(),
-            perf_budget: perf_budget(),
+            descriptor_budget: descriptor_budget(),
             scratch: Box::default(),
             tids: Vec::new(),
         }
@@ -250,7 +251,7 @@ impl Manager {
                 next_round = now + round_ns;
             }
             let next = if self.engine == Engine::Tick { next_tick.min(next_round) } else { next_round };
-            self.shared.wake.wait(Duration::from_nanos(next.saturating_sub(now_ns())));
+            super::wake::wait(Duration::from_nanos(next.saturating_sub(now_ns())));
         }
     }
 
@@ -270,6 +271,7 @@ impl Manager {
         self.signals.reclaim();
         super::terminate::reclaim();
         self.scan(false);
+        self.rearm();
         for thread in &mut self.threads {
             thread.drain(&mut self.sink, self.start_ns);
         }
@@ -282,7 +284,10 @@ impl Manager {
     fn scan(&mut self, first: bool) {
         let mut tids = std::mem::take(&mut self.tids);
         tids.clear();
-        self.tasks.read(&mut tids);
+        if !self.tasks.read(&mut tids) {
+            self.tids = tids;
+            return;
+        }
         for tid in &tids {
             if *tid != self.own_tid && !self.threads.iter().any(|thread| thread.tid == *tid) {
                 self.track(*tid, first);
@@ -290,7 +295,8 @@ impl Manager {
         }
         let mut position = 0;
         while let Some(thread) = self.threads.get(position) {
-            if tids.contains(&thread.tid) {
+            // One that is missing may be alive all the same (see `TaskList::read`); its clock tells.
+            if tids.contains(&thread.tid) || thread.cpu_ns().is_some() {
                 position += 1;
             } else {
                 let thread = self.threads.swap_remove(position);
@@ -339,13 +345,17 @@ impl Manager {
     fn arm(&mut self, tid: i32, state: &'static ThreadState) -> Option<Source> {
         let interval = self.options.interval_ns;
         let mut engine = self.engine;
-        if engine == Engine::Perf && self.threads.len() >= self.perf_budget {
+        let may_keep = self.threads.len() < self.descriptor_budget;
+        if engine == Engine::Perf && !may_keep {
             self.note("more threads than perf events may be opened: the others are sampled by CPU timers");
             engine = Engine::Timer;
         }
-        let mut armed = Source::arm(engine, tid, state, interval, self.wall);
+        if engine == Engine::Perf && interval < MIN_PERIOD_NS {
+            self.note("perf events come every 50 us at most: faster, the program might get nothing else done");
+        }
+        let mut armed = Source::arm(engine, tid, state, interval, self.wall, may_keep);
         if armed.is_err() && engine != Engine::Timer && tasks::name(tid).is_some() {
-            armed = Source::arm(Engine::Timer, tid, state, interval, self.wall);
+            armed = Source::arm(Engine::Timer, tid, state, interval, self.wall, false);
         }
         match armed {
             Ok(source) => Some(source),
@@ -355,6 +365,21 @@ impl Manager {
                     self.note(&format!("a thread could not be armed: {error}"));
                 }
                 None
+            }
+        }
+    }
+
+    /// Arms anew the threads whose event the host has closed with a descriptor it did not know.
+    fn rearm(&mut self) {
+        for index in 0..self.threads.len() {
+            let Some(thread) = self.threads.get_mut(index) else { break };
+            if thread.source.as_ref().is_some_and(|source| !source.is_alive()) {
+                thread.source = None;
+                let (tid, state) = (thread.tid, thread.state);
+                let source = self.arm(tid, state);
+                if let Some(thread) = self.threads.get_mut(index) {
+                    thread.source = source;
+                }
             }
         }
     }
@@ -603,6 +628,8 @@ impl Manager {
         self.fill_metadata();
         if let Some(journal) = &mut self.journal
             && let Err(error) = journal.flush(&self.sink.profile, &self.sink.profile.meta)
+            // No descriptor is free at the moment: nothing was written, the next flush writes it too.
+            && !matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
         {
             self.journal = None;
             self.note(&format!("the journal could not be written ({error}): a killed run loses its samples"));

@@ -18,7 +18,7 @@ use crate::resolve::{Resolver, lifetime};
 use crate::sampler::signals::{AllBlocked, SignalOwner};
 use crate::sampler::source::{self, Engine};
 use crate::sampler::tasks::TaskList;
-use crate::sampler::runtime;
+use crate::sampler::{pool, runtime};
 use drain::Sink;
 use manager::{Manager, Setup};
 use shared::Shared;
@@ -27,10 +27,9 @@ use spprof_model::Profile;
 use spprof_sigsafe::zone::ZONE;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicPtr, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicPtr, AtomicU8, AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::thread::JoinHandle;
-use wake::Wake;
 
 pub use doctor::doctor;
 
@@ -115,6 +114,8 @@ mod phase {
 static PHASE: AtomicU8 = AtomicU8::new(phase::IDLE);
 /// Set while the phase is ACTIVE. A forked child forgets it (see [`fork`]).
 static RUNNING: AtomicPtr<Running> = AtomicPtr::new(std::ptr::null_mut());
+/// Threads that are looking at `RUNNING` right now: without a GIL, a stop may come meanwhile.
+static READERS: AtomicUsize = AtomicUsize::new(0);
 
 fn transition(from: u8, to: u8) -> bool {
     PHASE.compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire).is_ok()
@@ -158,8 +159,7 @@ fn launch(options: Options) -> Result<Running> {
     let (engine, engine_reason) = source::choose(asked, options.clock == Clock::Wall)?;
     let runtime = runtime::runtime()?;
     let tasks = TaskList::open().map_err(|error| Error::os("cannot read /proc/self/task, which lists the threads", &error))?;
-    let wake = Wake::new().map_err(|error| Error::os("cannot create an eventfd", &error))?;
-    let shared = Arc::new(Shared::new(wake));
+    let shared = Arc::new(Shared::new());
     let mut profile = Profile::new(options.memory_limit_bytes);
     describe(&mut profile.meta, &options)?;
     let sink = Sink::new(profile, Resolver::new(runtime.layout, runtime.code_type));
@@ -174,6 +174,7 @@ fn launch(options: Options) -> Result<Running> {
     };
     fork::register();
     fork::prepare_fd_table()?;
+    pool::prepare()?;
     ZONE.set_runtime(runtime);
     lifetime::install(runtime.layout, runtime.code_type)?;
     let signals = SignalOwner::install().inspect_err(|_| lifetime::uninstall(runtime.layout, runtime.code_type))?;
@@ -209,7 +210,7 @@ fn launch(options: Options) -> Result<Running> {
     })?;
     let _ = is_armed.recv();
     if output.is_some() {
-        terminate::watch(shared.wake.fd());
+        terminate::watch();
     }
     Ok(Running { shared, manager, output })
 }
@@ -236,10 +237,15 @@ pub fn stop() -> Result<(Profile, Option<PathBuf>)> {
         return Err(Error::runtime("Profiler not running"));
     }
     terminate::unwatch();
-    // SAFETY: made by `start` from a Box; the transition above makes this the only taker.
-    let running = unsafe { Box::from_raw(RUNNING.swap(std::ptr::null_mut(), Ordering::AcqRel)) };
+    let running = RUNNING.swap(std::ptr::null_mut(), Ordering::SeqCst);
+    // ORDER: pairs with `with_shared`: whoever does not see the null is counted by now.
+    while READERS.load(Ordering::SeqCst) != 0 {
+        std::thread::yield_now();
+    }
+    // SAFETY: made by `start` from a Box; the transition above makes this the only taker, and nobody reads it any more.
+    let running = unsafe { Box::from_raw(running) };
     running.shared.stop.store(true, Ordering::Release);
-    running.shared.wake.wake();
+    wake::wake();
     let ended = running.manager.join();
     let result = match ended {
         Ok((profile, signals)) => {
@@ -263,16 +269,13 @@ pub fn is_active() -> bool {
     PHASE.load(Ordering::Acquire) == phase::ACTIVE
 }
 
-/// Gives the run's shared part to `read`; `None` when no run is active. Needs the GIL or, free-threaded, tolerates a stop
-/// meanwhile because the part is counted.
+/// Gives the run's shared part to `read`; `None` when no run is active.
 fn with_shared<T>(read: impl FnOnce(&Shared) -> T) -> Option<T> {
-    let running = RUNNING.load(Ordering::Acquire);
-    if running.is_null() || !is_active() {
-        return None;
-    }
-    // SAFETY: not null while ACTIVE; `stop` needs the GIL that the caller holds.
-    let shared = unsafe { Arc::clone(&(*running).shared) };
-    Some(read(&shared))
+    READERS.fetch_add(1, Ordering::SeqCst);
+    // SAFETY: `stop` takes the pointer away, then waits until READERS is 0, before it frees what it points to.
+    let shared = unsafe { RUNNING.load(Ordering::SeqCst).as_ref() }.map(|running| Arc::clone(&running.shared));
+    READERS.fetch_sub(1, Ordering::SeqCst);
+    shared.map(|shared| read(&shared))
 }
 
 /// `None` when no run is active.
@@ -285,7 +288,7 @@ pub fn stats() -> Option<Stats> {
 pub fn note_thread(tid: i32, ident: u64, name: &[u8]) {
     with_shared(|shared| {
         shared.note_thread(tid, ident, name);
-        shared.wake.wake();
+        wake::wake();
     });
 }
 

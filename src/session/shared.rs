@@ -1,14 +1,12 @@
 //! What the API's callers and the manager thread share during a run.
 
 use super::Stats;
-use super::wake::Wake;
 use std::collections::HashMap;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 #[derive(Debug)]
 pub struct Shared {
-    pub wake: Wake,
     pub stop: AtomicBool,
     names: Mutex<Names>,
     stats: Mutex<Stats>,
@@ -26,9 +24,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Shared {
-    pub fn new(wake: Wake) -> Self {
+    pub fn new() -> Self {
         Self {
-            wake,
             stop: AtomicBool::new(false),
             names: Mutex::default(),
             stats: Mutex::default(),

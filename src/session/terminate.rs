@@ -3,34 +3,31 @@
 //! Only when the host left SIGTERM at its default. The handler wakes the manager, which ends the run, writes the profile
 //! without the GIL, and lets the signal do what it would have done.
 
-use super::wake::wake_fd;
+use super::wake;
 use spprof_export::{Format, WriteOptions};
 use spprof_model::Profile;
 use std::ffi::c_int;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
-/// The eventfd of the run that watches, or -1.
-static WAKE_FD: AtomicI32 = AtomicI32::new(-1);
-static ARRIVED: AtomicBool = AtomicBool::new(false);
-/// Handlers that may still be using the descriptor.
-static INSIDE: AtomicUsize = AtomicUsize::new(0);
+/// A run watches.
+static WATCHING: AtomicBool = AtomicBool::new(false);
+/// The process that SIGTERM came to, or 0: a fork copies the number, not the process.
+static ARRIVED: AtomicI32 = AtomicI32::new(0);
 
 unsafe extern "C" fn on_terminate(_signal: c_int) {
     let _errno = spprof_sigsafe::sys::ErrnoGuard::save();
-    INSIDE.fetch_add(1, Ordering::SeqCst);
-    let fd = WAKE_FD.load(Ordering::SeqCst);
-    if fd >= 0 {
-        ARRIVED.store(true, Ordering::SeqCst);
-        wake_fd(fd);
+    if WATCHING.load(Ordering::SeqCst) {
+        // SAFETY: always callable.
+        ARRIVED.store(unsafe { libc::getpid() }, Ordering::SeqCst);
+        wake::wake();
     }
-    INSIDE.fetch_sub(1, Ordering::SeqCst);
 }
 
 /// True once SIGTERM has come to a run that watches.
 #[must_use]
 pub fn arrived() -> bool {
-    ARRIVED.load(Ordering::Acquire)
+    ARRIVED.load(Ordering::Acquire) != 0
 }
 
 fn disposition() -> Option<libc::sigaction> {
@@ -41,41 +38,48 @@ fn disposition() -> Option<libc::sigaction> {
     }
 }
 
-/// Watches SIGTERM for the run whose manager waits on `fd`, if it has its default action.
-pub fn watch(fd: i32) {
-    ARRIVED.store(false, Ordering::SeqCst);
-    WAKE_FD.store(fd, Ordering::SeqCst);
+/// Watches SIGTERM for the run, if it has its default action.
+pub fn watch() {
+    ARRIVED.store(0, Ordering::SeqCst);
+    WATCHING.store(true, Ordering::SeqCst);
     reclaim();
 }
 
 /// Takes SIGTERM (again) where it has its default action.
 pub fn reclaim() {
-    if WAKE_FD.load(Ordering::Acquire) < 0 || disposition().is_none_or(|now| now.sa_sigaction != libc::SIG_DFL) {
+    if !WATCHING.load(Ordering::SeqCst) || disposition().is_none_or(|now| now.sa_sigaction != libc::SIG_DFL) {
         return;
     }
-    // SAFETY: a complete sigaction with a handler of the right type.
+    set(on_terminate as *const () as usize, libc::SA_RESTART | libc::SA_ONSTACK);
+}
+
+fn set(handler: usize, flags: c_int) {
+    // SAFETY: a complete sigaction, with the default action or a handler of the right type.
     unsafe {
         let mut action: libc::sigaction = std::mem::zeroed();
-        action.sa_sigaction = on_terminate as *const () as usize;
-        action.sa_flags = libc::SA_RESTART | libc::SA_ONSTACK;
+        action.sa_sigaction = handler;
+        action.sa_flags = flags;
         libc::sigaction(libc::SIGTERM, &action, std::ptr::null_mut());
     }
 }
 
-/// Puts the default action back, if ours is in place; the run's descriptor is not used any more when this returns.
+/// Puts the default action back, if ours is in place. Async-signal-safe.
 pub fn unwatch() {
-    forget();
-    while INSIDE.load(Ordering::SeqCst) != 0 {
-        std::thread::yield_now();
+    WATCHING.store(false, Ordering::SeqCst);
+    if disposition().is_some_and(|now| now.sa_sigaction == on_terminate as *const () as usize) {
+        set(libc::SIG_DFL, 0);
     }
 }
 
-/// The part of [`unwatch`] that a forked child may do. Async-signal-safe.
-pub fn forget() {
-    WAKE_FD.store(-1, Ordering::SeqCst);
-    if disposition().is_some_and(|now| now.sa_sigaction == on_terminate as *const () as usize) {
-        // SAFETY: restores the default.
-        unsafe { libc::signal(libc::SIGTERM, libc::SIG_DFL) };
+/// In a forked child: as [`unwatch`]; and what came to the child before this, our handler has taken from it. Async-signal-safe.
+pub fn after_fork_child() {
+    unwatch();
+    // SAFETY: getpid and kill are always callable; SIGTERM has the host's disposition by now.
+    unsafe {
+        let pid = libc::getpid();
+        if ARRIVED.swap(0, Ordering::SeqCst) == pid {
+            libc::kill(pid, libc::SIGTERM);
+        }
     }
 }
 

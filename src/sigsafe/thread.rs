@@ -96,8 +96,6 @@ pub struct ThreadState {
     pub durations: Durations,
     pub weight_ns: AtomicU64,
     pub losses: Losses,
-    /// The thread's perf event, or -1: what a forked child closes.
-    pub perf_fd: AtomicI32,
     /// The release generation the last record was captured under.
     pub(crate) last_generation: AtomicU64,
     pub(crate) own: UnsafeCell<Own>,
@@ -126,7 +124,6 @@ impl ThreadState {
             durations: Durations::new(),
             weight_ns: AtomicU64::new(0),
             losses: Losses::default(),
-            perf_fd: AtomicI32::new(-1),
             last_generation: AtomicU64::new(u64::MAX),
             own: UnsafeCell::new(Own { stacks: [Stack::new(), Stack::new()], last: false, verified: Verified::new() }),
             // SAFETY: passed on to the caller.
@@ -165,7 +162,6 @@ impl ThreadState {
         self.last_generation.store(u64::MAX, Ordering::Relaxed);
         self.tstate.store(0, Ordering::Relaxed);
         self.pending.store(false, Ordering::Relaxed);
-        self.perf_fd.store(-1, Ordering::Relaxed);
         self.exited.store(self.entered.load(Ordering::Relaxed), Ordering::Relaxed);
         self.tid.store(0, Ordering::Release);
     }
