@@ -2,6 +2,8 @@
 //! What is made is leaked, as the walk keeps addresses only.
 #![allow(dead_code, reason = "every test binary uses a part")]
 
+pub mod sampled;
+
 use spprof_sigsafe::handler::absorb_fault;
 use spprof_sigsafe::layout::{FrameChain, Layout, OWNER_CSTACK};
 use spprof_sigsafe::stack::RawFrame;
