@@ -23,13 +23,14 @@ help: ## list the targets
 
 demo: wheel ## profile an example program and say which file to open
 	@mkdir -p $(DEMO)
-	@python=$$($(PYTHONS) python default) && cd $(DEMO) && \
-	"$$python" -m spprof run --interval 1 -o profile.spprof $(CURDIR)/docs/examples/photo_lab.py && \
-	"$$python" -m spprof convert profile.spprof flamegraph.svg && \
-	"$$python" -m spprof convert profile.spprof profile.json && \
-	"$$python" -m spprof report profile.spprof && \
-	printf '\nOpen this flame graph in a browser:\n  %s\nor drop this file on https://www.speedscope.app:\n  %s\n' \
-		"$(CURDIR)/$(DEMO)/flamegraph.svg" "$(CURDIR)/$(DEMO)/profile.json"
+	@python=$$($(PYTHONS) python default) && \
+	"$$python" -m spprof run --interval 1 -o $(DEMO)/profile.spprof docs/examples/photo_lab.py && \
+	"$$python" -m spprof convert $(DEMO)/profile.spprof $(DEMO)/flamegraph.svg && \
+	"$$python" -m spprof convert $(DEMO)/profile.spprof $(DEMO)/profile.json && \
+	printf '\n' && "$$python" -m spprof report -n 10 $(DEMO)/profile.spprof && \
+	printf '\nOpen this flame graph in a browser:\n  %s\nor drop this file on https://www.speedscope.app:\n  %s\n%s\n  %s\n' \
+		"$(CURDIR)/$(DEMO)/flamegraph.svg" "$(CURDIR)/$(DEMO)/profile.json" \
+		"To read it again, and more of it:" "$$python -m spprof report --lines $(DEMO)/profile.spprof"
 
 test: test-rust test-python ## all tests: the crates, then the package on every Python that is found
 

@@ -100,8 +100,8 @@ def _show(console: Console, content: dict[str, Any], limit: int) -> None:
     # Collapsed stacks have counts and no times.
     timed = total_ns > 0 or samples == 0
     if timed:
-        kind = "CPU" if meta["clock"] == "cpu" else "elapsed"
-        click.echo(f"{samples} samples, {_seconds(total_ns)} of {kind} time in {_seconds(meta['duration_ns'])}")
+        kind = "CPU time" if meta["clock"] == "cpu" else "the threads' elapsed time"
+        click.echo(f"{samples} samples, {_seconds(total_ns)} of {kind} in {_seconds(meta['duration_ns'])}")
     else:
         click.echo(f"{samples} samples; the file does not say how much time they stand for")
     if meta["engine"]:
