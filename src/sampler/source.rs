@@ -25,8 +25,10 @@ impl Engine {
     }
 }
 
-/// Sampling intervals between two signals of the timer beside the ticks.
-const TIMER_INTERVALS: u64 = 8;
+/// Between two signals of the timer beside the ticks: seldom at short intervals, often enough at long ones.
+fn timer_ns(interval_ns: u64) -> u64 {
+    (interval_ns * 8).min(80_000_000).max(interval_ns * 2)
+}
 
 /// What makes one thread's signals. Dropping it stops them.
 #[derive(Debug)]
@@ -53,7 +55,7 @@ impl Source {
             Engine::Tick => {
                 let stat = TaskStat::open(tid, may_keep)?;
                 // Without it the engine still works.
-                let timer = if wall { None } else { CpuTimer::arm(tid, state, interval_ns * TIMER_INTERVALS).ok() };
+                let timer = if wall { None } else { CpuTimer::arm(tid, state, timer_ns(interval_ns)).ok() };
                 Ok(Self::Tick(stat, timer))
             }
         }

@@ -48,6 +48,7 @@ struct Totals {
     broken_stack: u64,
     truncated: u64,
     restarted: u64,
+    rested: u64,
     stale: u64,
     threads: u64,
     durations: [u64; Durations::CLASSES],
@@ -64,6 +65,7 @@ impl Default for Totals {
             broken_stack: 0,
             truncated: 0,
             restarted: 0,
+            rested: 0,
             stale: 0,
             threads: 0,
             durations: [0; Durations::CLASSES],
@@ -95,6 +97,7 @@ impl Totals {
         self.broken_stack += get(&losses.broken_stack);
         self.truncated += get(&losses.truncated);
         self.restarted += get(&losses.restarted);
+        self.rested += get(&losses.rested);
         self.stale += get(&losses.stale);
         self.threads += 1;
         for (sum, count) in self.durations.iter_mut().zip(state.durations.counts()) {
@@ -663,6 +666,7 @@ impl Manager {
             ("truncated_stack", totals.truncated),
             ("truncated_frames", self.sink.omitted_frames),
             ("restarted_walk", totals.restarted),
+            ("rested_signal", totals.rested),
             ("stale_signal", totals.stale),
             ("foreign_signal", ZONE.foreign.load(Ordering::Relaxed)),
             ("thread_not_armed", self.not_armed),

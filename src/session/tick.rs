@@ -14,13 +14,15 @@ const MOST_OWED: u64 = 8;
 const TICKS_PER_INTERVAL: u64 = 2;
 /// ... but not finer than this, unless asked for: each tick wakes the manager.
 const SHORTEST_GAP_NS: u64 = 1_000_000;
+/// Nor coarser, or a thread that is due would be missed time and again.
+const LONGEST_GAP_NS: u64 = 10_000_000;
 
-/// The mean distance of ticks while no thread is behind. At short intervals a little less than the interval, so that a late tick is made up for.
-pub const fn mean_gap_ns(interval_ns: u64) -> u64 {
+/// The mean distance of ticks while no thread is behind. At short intervals a little less than the interval, so that a late
+/// tick is made up for.
+pub fn mean_gap_ns(interval_ns: u64) -> u64 {
     let fine = interval_ns / TICKS_PER_INTERVAL;
     let most = interval_ns * 9 / 10;
-    let gap = if fine < SHORTEST_GAP_NS { SHORTEST_GAP_NS } else { fine };
-    if gap < most { gap } else { most }
+    if most < SHORTEST_GAP_NS { most } else { fine.clamp(SHORTEST_GAP_NS, LONGEST_GAP_NS) }
 }
 
 /// What a tick found of one thread, or of all.
@@ -78,8 +80,9 @@ mod tests {
     /// Finer than the interval where that is cheap, never coarser.
     #[test]
     fn gaps() {
-        assert_eq!(mean_gap_ns(100_000_000), 50_000_000);
+        assert_eq!(mean_gap_ns(100_000_000), 10_000_000);
         assert_eq!(mean_gap_ns(10_000_000), 5_000_000);
+        assert_eq!(mean_gap_ns(1_500_000), 1_000_000);
         assert_eq!(mean_gap_ns(1_000_000), 900_000);
         assert_eq!(mean_gap_ns(100_000), 90_000);
     }

@@ -174,7 +174,10 @@ fn sample(state: &ThreadState, context: *mut c_void) {
         // Longer than any handler: the thread was preempted inside it. The CPU clock tells what was ours.
         let took = if took > PREEMPTED_NS {
             let cpu = clock_ns(libc::CLOCK_THREAD_CPUTIME_ID);
-            cpu.saturating_sub(state.last_cpu_ns.load(Ordering::Relaxed)).min(took)
+            let own = cpu.saturating_sub(state.last_cpu_ns.load(Ordering::Relaxed)).min(took);
+            // Sampling never takes more than half of a thread's time, however deep its stack and short the interval.
+            state.rest_until_cpu_ns.store(cpu.wrapping_add(own), Ordering::Relaxed);
+            own
         } else {
             took
         };
@@ -190,6 +193,10 @@ fn capture(state: &ThreadState, runtime: &Runtime, context: *mut c_void, now: u6
     if cpu < last_cpu {
         // The thread id was taken over by a younger thread before the manager noticed.
         state.losses.stale.fetch_add(1, Ordering::Relaxed);
+        return;
+    }
+    if cpu < state.rest_until_cpu_ns.load(Ordering::Relaxed) {
+        state.losses.rested.fetch_add(1, Ordering::Relaxed);
         return;
     }
     let weight = if ZONE.wall.load(Ordering::Relaxed) {

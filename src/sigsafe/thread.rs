@@ -22,6 +22,9 @@ pub struct Losses {
     pub truncated: AtomicU64,
     /// The walk was restarted from the calling C frame (CPython 3.11/3.12 call window).
     pub restarted: AtomicU64,
+    /// A signal so soon after a long handler run that the thread would have no time for its own work. Its time is not lost: the
+    /// next sample claims it.
+    pub rested: AtomicU64,
     /// A signal that belonged to an earlier thread or session.
     pub stale: AtomicU64,
 }
@@ -84,6 +87,8 @@ pub struct ThreadState {
     pub pending: AtomicBool,
     /// The thread's CPU clock at its previous sample (or when sampling began).
     pub last_cpu_ns: AtomicU64,
+    /// The CPU clock at which the thread has worked for as long as its last handler run took: before that none is taken.
+    pub rest_until_cpu_ns: AtomicU64,
     /// CLOCK_MONOTONIC at its previous sample.
     pub last_wall_ns: AtomicU64,
     /// Handler entries and exits: equal means no handler is inside.
@@ -115,6 +120,7 @@ impl ThreadState {
             tid: AtomicI32::new(0),
             pending: AtomicBool::new(false),
             last_cpu_ns: AtomicU64::new(0),
+            rest_until_cpu_ns: AtomicU64::new(0),
             last_wall_ns: AtomicU64::new(0),
             entered: AtomicU64::new(0),
             exited: AtomicU64::new(0),
@@ -143,6 +149,7 @@ impl ThreadState {
     pub fn reset(&self) {
         for counter in [
             &self.last_cpu_ns,
+            &self.rest_until_cpu_ns,
             &self.last_wall_ns,
             &self.samples,
             &self.handler_ns,
@@ -152,6 +159,7 @@ impl ThreadState {
             &self.losses.broken_stack,
             &self.losses.truncated,
             &self.losses.restarted,
+            &self.losses.rested,
             &self.losses.stale,
         ] {
             counter.store(0, Ordering::Relaxed);

@@ -16,6 +16,34 @@ use crate::zone::Runtime;
 /// far below; 2^22 frames of 80 bytes would be 320 MB of frames.
 const MAX_STEPS: u32 = 1 << 22;
 
+/// Ends the following of a chain that has no end. A cycle is noticed within twice its length (Brent's algorithm): a walk that
+/// runs on in one takes longer than a sampling interval, and then the thread never gets out of its handler again.
+#[derive(Debug)]
+struct Bound {
+    steps: u32,
+    /// The frame that the walk passed at the last power of two of its steps.
+    mark: usize,
+}
+
+impl Bound {
+    const fn new() -> Self {
+        Self { steps: 0, mark: 0 }
+    }
+
+    /// Counts a step to `frame`; false when the walk was here before.
+    #[inline(always)]
+    fn step(&mut self, frame: usize) -> bool {
+        self.steps = self.steps.wrapping_add(1);
+        if frame == self.mark || self.steps > MAX_STEPS {
+            return false;
+        }
+        if self.steps.is_power_of_two() {
+            self.mark = frame;
+        }
+        true
+    }
+}
+
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum WalkOutcome {
     /// The chain was followed to its root.
@@ -149,13 +177,26 @@ fn instructions(layout: &Layout, frame: usize, code: usize) -> Option<usize> {
     Some(code.wrapping_add(layout.code_instructions))
 }
 
+/// True when a chain may end with `frame`. A generator's frame is for an instant current and linked to nobody, when it is resumed
+/// and when it yields; taken for the root, it would hide everything that called it.
+#[inline(always)]
+fn is_root(layout: &Layout, frame: usize, shim: bool) -> bool {
+    match (layout.chain, layout.frame_is_entry) {
+        (FrameChain::FrameObjects, _) => true,
+        // CPYTHON 3.11: the frame that C called.
+        (FrameChain::CFrameEntry, Some(entry_at)) => load_u8(frame.wrapping_add(entry_at)).is_some_and(|entry| entry != 0),
+        // CPYTHON 3.12+: below what C called lies a shim.
+        _ => shim,
+    }
+}
+
 /// Follows the chain from `frame` to its root. Deep stacks keep both ends; the middle is only counted.
 fn follow(runtime: &Runtime, verified: &mut Verified, mut frame: usize, out: &mut Stack) -> WalkOutcome {
     let layout = runtime.layout;
-    let mut steps: u32 = 0;
+    let mut bound = Bound::new();
+    let mut last = (0, true);
     while frame != 0 && out.frames().len() < LEAF_FRAMES {
-        steps = steps.wrapping_add(1);
-        if steps > MAX_STEPS {
+        if !bound.step(frame) {
             return WalkOutcome::Broken;
         }
         let Some(link) = read_link(layout, frame) else { return WalkOutcome::Broken };
@@ -165,12 +206,14 @@ fn follow(runtime: &Runtime, verified: &mut Verified, mut frame: usize, out: &mu
                 None => return WalkOutcome::Broken,
             };
         }
+        last = (frame, link.shim);
         frame = link.previous;
     }
     if frame == 0 {
-        return WalkOutcome::Complete;
+        let whole = last.0 == 0 || is_root(layout, last.0, last.1);
+        return if whole { WalkOutcome::Complete } else { WalkOutcome::Broken };
     }
-    follow_deep(runtime, verified, frame, out, steps)
+    follow_deep(runtime, verified, frame, out, bound)
 }
 
 /// The rest of a deep stack: remembers where the last `ROOT_FRAMES` Python frames were, then captures those.
@@ -180,14 +223,13 @@ fn follow_deep(
     verified: &mut Verified,
     mut frame: usize,
     out: &mut Stack,
-    mut steps: u32,
+    mut bound: Bound,
 ) -> WalkOutcome {
     let layout = runtime.layout;
     let mut trail = [0_usize; ROOT_FRAMES];
     let mut seen: usize = 0;
     while frame != 0 {
-        steps = steps.wrapping_add(1);
-        if steps > MAX_STEPS || !is_plausible(frame) {
+        if !bound.step(frame) || !is_plausible(frame) {
             return WalkOutcome::Broken;
         }
         let shim = match layout.frame_owner {
@@ -206,6 +248,9 @@ fn follow_deep(
         let Some(previous) = load_word(frame.wrapping_add(layout.frame_previous)) else {
             return WalkOutcome::Broken;
         };
+        if previous == 0 && !is_root(layout, frame, shim) {
+            return WalkOutcome::Broken;
+        }
         frame = previous;
     }
     let kept = seen.min(ROOT_FRAMES);

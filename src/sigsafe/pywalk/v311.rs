@@ -6,7 +6,7 @@
 //! instructions of eval the first C entry of the chain must lead to the frame of the calling eval. Then the walk starts
 //! again from the caller, which is whole: only the call that was just being made is missing.
 
-use super::{Interrupted, Link, Verified, WalkOutcome, follow, read_link};
+use super::{Bound, Interrupted, Link, Verified, WalkOutcome, follow, read_link};
 use crate::layout::FrameChain;
 use crate::mem::{is_plausible, load_u8, load_word};
 use crate::stack::Stack;
@@ -77,7 +77,8 @@ fn above_top(runtime: &Runtime, tstate: usize, frame: usize) -> bool {
 /// True when the first C entry on the chain from `frame` was called from `caller`.
 fn leads_to(runtime: &Runtime, mut frame: usize, caller: usize) -> bool {
     let layout = runtime.layout;
-    for _ in 0..MAX_ENTRY_STEPS {
+    let mut bound = Bound::new();
+    while bound.step(frame) && bound.steps < MAX_ENTRY_STEPS {
         let Some(Link { previous, shim, .. }) = read_link(layout, frame) else { return false };
         let entry = match (layout.chain, layout.frame_is_entry) {
             (FrameChain::CFrameEntry, Some(entry_at)) => {

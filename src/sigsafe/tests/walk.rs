@@ -2,7 +2,7 @@
 
 mod image;
 
-use image::{EVAL, Image, Kind, UNMAPPED, catch_faults, layout, layouts, write_word};
+use image::{EVAL, Image, Kind, UNMAPPED, catch_faults, layout, layouts, read_word, write_word};
 use spprof_sigsafe::pywalk::{Interrupted, Verified, WalkOutcome, walk};
 use spprof_sigsafe::stack::{LEAF_FRAMES, MAX_FRAMES, ROOT_FRAMES, RawFrame, Stack};
 
@@ -90,10 +90,12 @@ fn both_ends_of_a_deep_stack() {
     }
 }
 
-/// A chain that bites its tail ends, wherever the loop is.
+/// A chain that bites its tail ends, wherever the loop is, and long before another sample is due.
 #[test]
 fn cycles_end() {
     catch_faults();
+    let begin = std::time::Instant::now();
+    let mut walks = 0;
     for layout in layouts() {
         let image = Image::new(layout);
         let raw = image.frames(1)[0];
@@ -105,6 +107,41 @@ fn cycles_end() {
             let frames = image.chain(&kinds);
             write_word(frames[frames.len() - 1] + layout.frame_previous, frames[0]);
             assert_broken(&image, image.tstate(frames[0]), "a cycle");
+            walks += 1;
+        }
+    }
+    // A thousand frames and a half in an unoptimised build; as many steps as the bound allows would take a second.
+    assert!(begin.elapsed().as_millis() < 20 * walks, "{:?} for {walks} walks", begin.elapsed());
+
+    // 3.11 and 3.12 look for the frame that C called, in eval's first instructions.
+    for layout in [layout(11), layout(12)] {
+        let image = Image::new(layout);
+        let caller_frame = image.stack(&image.frames(3));
+        let tstate = image::block(512);
+        let frames = image.chain_on(&[Kind::Python(image.frames(1)[0]); 3], 0);
+        write_word(frames[2] + layout.frame_previous, frames[1]);
+        image.set_innermost(tstate, frames[0], image.cframe(caller_frame, image.cframe(0, 0)));
+        let begin = std::time::Instant::now();
+        for _ in 0..1000 {
+            assert_eq!(walk_from(&image, tstate, EVAL + 100).0, WalkOutcome::Restarted);
+        }
+        assert!(begin.elapsed().as_millis() < 500, "{:?} for 1000 walks", begin.elapsed());
+    }
+}
+
+/// A chain that ends before a frame that C called is no stack: a generator is current and linked to nobody for an instant.
+#[test]
+fn ends_only_at_the_root() {
+    for layout in layouts() {
+        let image = Image::new(layout);
+        for depth in [1, 5, MAX_FRAMES + 100] {
+            let kinds: Vec<Kind> = image.frames(depth).into_iter().map(Kind::Python).collect();
+            let frames = image.chain_on(&kinds, 0);
+            if layout.minor >= 11 {
+                assert_broken(&image, image.tstate(frames[0]), "no root");
+            } else {
+                assert_eq!(walk_from(&image, image.tstate(frames[0]), 0).0, WalkOutcome::Complete);
+            }
         }
     }
 }
@@ -122,7 +159,7 @@ fn bad_pointers() {
             let (outcome, _) = walk_from(&image, tstate, 0);
             assert_eq!(outcome, WalkOutcome::Complete);
             let previous = frames[at] + layout.frame_previous;
-            let below = frames.get(at + 1).copied().unwrap_or(0);
+            let below = read_word(previous);
             for bad in [UNMAPPED, 8, frames[0] + 4, 1 << 47, usize::MAX & !7] {
                 write_word(previous, bad);
                 assert_broken(&image, tstate, "previous");

@@ -30,6 +30,11 @@ pub fn block(bytes: usize) -> usize {
     words.as_mut_ptr() as usize
 }
 
+pub fn read_word(at: usize) -> usize {
+    // SAFETY: the tests read from blocks they made.
+    unsafe { (at as *const usize).read() }
+}
+
 pub fn write_word(at: usize, value: usize) {
     // SAFETY: the tests write to blocks they made.
     unsafe { (at as *mut usize).write(value) }
@@ -133,10 +138,19 @@ impl Image {
         self.set_instr(frame, first, raw.offset);
     }
 
-    /// Links frames, leaf first; gives the address of each.
+    /// Links frames, leaf first; gives the address of each. C has called the last.
     pub fn chain(&self, kinds: &[Kind]) -> Vec<usize> {
+        let root = if self.has_shims() { self.frame(Kind::Shim, 0) } else { 0 };
+        let frames = self.chain_on(kinds, root);
+        if let (Some(_), Some(last)) = (self.layout.frame_is_entry, frames.last()) {
+            self.set_entry(*last);
+        }
+        frames
+    }
+
+    /// As `chain`, above `previous`.
+    pub fn chain_on(&self, kinds: &[Kind], mut previous: usize) -> Vec<usize> {
         let mut frames = vec![];
-        let mut previous = 0;
         for kind in kinds.iter().rev() {
             previous = self.frame(*kind, previous);
             frames.push(previous);
