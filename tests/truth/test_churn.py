@@ -16,7 +16,7 @@ def test_no_impossible_stack(report_of: Callable[..., Any], exact_engine: str, i
     """Every function's name says which one alone may have called it, and from which line."""
     if exact_engine == "tick" and interval_us == 100:
         pytest.skip("the ticks' own thread would take most of a processor")
-    cpu_s = SAMPLES * interval_us // 500_000 or 5
+    cpu_s = SAMPLES * interval_us // 500_000 or 3
     report = report_of("churn.py", exact_engine, interval_us, SAMPLES or 50_000, cpu_s, timeout=60 + 20 * cpu_s)
     assert report["illegal"] == []
     kinds, samples = report["kinds"], report["samples"]

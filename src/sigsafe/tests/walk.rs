@@ -166,7 +166,7 @@ fn bad_pointers() {
             }
             write_word(previous, below);
             // Code is not looked at where it is not captured.
-            if at < LEAF_FRAMES || at >= DEPTH - ROOT_FRAMES {
+            if !(LEAF_FRAMES..DEPTH - ROOT_FRAMES).contains(&at) {
                 let other_object = image::block(512);
                 for bad in [0, UNMAPPED, other_object, usize::MAX & !7] {
                     write_word(frames[at] + layout.frame_code, bad);
