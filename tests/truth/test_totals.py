@@ -50,7 +50,11 @@ def test_all_time_is_accounted_for(report_of: Callable[..., Any], engine: str) -
 
 
 def test_rate(report_of: Callable[..., Any], exact_engine: str) -> None:
-    """1 ms is a thousand samples a second of CPU time, whatever the kernel's tick."""
+    """1 ms is a thousand samples a second of CPU time, whatever the kernel's tick.
+
+    Nobody ticks while the profiler's thread waits for a processor that others occupy; on an idle machine it does not wait.
+    """
     report = report_of("rate.py", exact_engine, 1000, 2)
     rate = report["samples"] / (report["cpu_ns"] / 1e9)
-    assert 970 < rate < 1030
+    waited = report["waited"] if exact_engine == "tick" else 0.0
+    assert 970 - 2000 * waited < rate < 1030, f"{rate:.0f} a second; the ticks waited {waited:.1%} of the time"

@@ -21,7 +21,7 @@ from account import report
 WORKERS = 4
 BATCHES = 50  # different ones, a worker: a dead function's place is taken by one of another name
 FUNCTIONS = 16  # a chain of so many in each batch
-# f_<worker>_<batch>_<position> stands in the file <worker>/<batch> at line 3 * position + 1, and is called by the position before.
+# f_<worker>_<batch>_<position> stands in the file <worker>/<batch> at line 3 * position + 1. The position before calls it.
 NAME = re.compile(r"f_(\d+)_(\d+)_(\d+)")
 working = True
 
@@ -71,7 +71,7 @@ def others(batch: int) -> None:
     decorated(batch)
     recursion(10)
     coroutine_driver()
-    [i for i in generator(3)]
+    [i + 1 for i in generator(3)]
 
 
 def generator(n: int) -> Any:
