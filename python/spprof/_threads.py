@@ -59,6 +59,9 @@ def _note(thread: threading.Thread) -> None:
     native_id, ident = thread.native_id, thread.ident
     if native_id is None or ident is None:
         return
+    # A forked child's only thread keeps the id it had in the parent, on most versions.
+    if ident == threading.get_ident():
+        native_id = threading.get_native_id()
     # Under gevent, greenlets pass for threads and give the main thread's id as theirs.
     if native_id == os.getpid() and thread is not threading.main_thread():
         return

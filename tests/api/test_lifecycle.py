@@ -397,3 +397,21 @@ def test_stop_in_a_signal_handler(run_program: Any) -> None:
         print(len(stopped))
     """
     assert int(run_program(program).stdout) >= 290
+
+
+def test_the_thread_of_a_forked_child_has_its_name(run_program: Any) -> None:
+    """Its kernel id is another than its parent's, which `threading` does not notice on every version."""
+    run_program(
+        """
+        import os, threading, time, spprof
+        pid = os.fork()
+        if pid:
+            raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+        spprof.start(interval_ms=1)
+        end = time.thread_time() + 20
+        while not spprof.stats().collected_samples and time.thread_time() < end:
+            sum(range(1000))
+        names = {sample.thread_name for sample in spprof.stop().samples}
+        assert names == {"MainThread"}, names
+        """
+    )

@@ -128,14 +128,18 @@ def _show(console: Console, content: dict[str, Any], limit: int) -> None:
 
 def _unattributed(meta: dict[str, Any]) -> str:
     """How much time is in no sample, and, when it is much, what to do about it."""
+    if meta["clock"] != "cpu":
+        return f"unattributed: {_seconds(meta['unattributed_ns'])} of the threads' elapsed time, that of dropped samples"
     whole_ns = meta["weight_ns"] + meta["unattributed_ns"]
     text = (
         f"unattributed: {_seconds(meta['unattributed_ns'])} ({_percent(meta['unattributed_ns'], whole_ns)} %) of CPU time "
         "that no sample could claim"
     )
-    if meta["unattributed_ns"] > MUCH * whole_ns:
+    if meta["profiler_cpu_ns"]:
+        text += f", {_seconds(meta['profiler_cpu_ns'])} of it spprof's own"
+    if meta["unattributed_ns"] - meta["profiler_cpu_ns"] > MUCH * whole_ns:
         interval = f"{meta['interval_ns'] / 1e6:g} ms"
-        text += f", as that of threads which end within an interval ({interval}); a shorter interval shows more of it"
+        text += f"; threads which end within an interval ({interval}) leave none, and a shorter interval shows more of them"
     return text
 
 
