@@ -15,7 +15,7 @@ PYTHONS := $(PYTHON) .ci/pythons.py
 DEMO := build/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help build wheel demo test test-rust test-python test-one gates lint format pythons list-pythons bench soak loom asan clean
+.PHONY: help build wheel demo test test-rust test-python test-one gates lint format pythons list-pythons bench soak loom rtsan asan clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z][a-z-]*\):[^#]*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r name text; do \
@@ -81,6 +81,10 @@ soak: wheel ## ten minutes of churn on every Python: make soak PY=3.12 SECONDS=6
 
 loom: ## the ring of a thread, in every order its two sides can run in, with every value a weak memory may show them
 	RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR=target/loom cargo test --locked --release --quiet -p spprof-sigsafe --lib model
+
+rtsan: ## the handler under RealtimeSanitizer, which ends a test at any call that may block (nightly toolchain)
+	RUSTFLAGS="--cfg rtsan -Zsanitizer=realtime" CARGO_TARGET_DIR=target/realtime \
+	cargo +nightly test --locked --quiet --target $(shell rustc -vV | sed -n 's/^host: //p') -p spprof-sigsafe --test nonblocking
 
 asan: ## the crates' unit tests under AddressSanitizer (nightly toolchain)
 	$(PYTHONS) cargo-test --sanitizer address

@@ -109,6 +109,7 @@ fn faults_are_caught(runtime: &Runtime, context: *mut c_void) -> bool {
 ///
 /// # Safety
 /// Only the kernel calls it, through `sigaction` with SA_SIGINFO.
+#[cfg_attr(rtsan, sanitize(realtime = "nonblocking"))]
 pub unsafe extern "C" fn on_sample(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
     let _errno = ErrnoGuard::save();
     // SAFETY: SA_SIGINFO passes a valid siginfo.

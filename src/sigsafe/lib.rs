@@ -7,6 +7,8 @@
 //! In the order a sample flows: [`handler`] is entered by the kernel, finds its [`thread::ThreadState`] in the
 //! [`zone`], asks [`pywalk`] for the Python [`stack`] and puts a record into the thread's [`ring`].
 #![no_std]
+// RealtimeSanitizer, on a nightly compiler: `make rtsan`.
+#![cfg_attr(rtsan, feature(sanitize))]
 #![deny(
     clippy::indexing_slicing,
     clippy::arithmetic_side_effects,
