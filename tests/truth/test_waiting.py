@@ -41,11 +41,11 @@ def test_sleepers_appear_where_they_sleep(wall: Any) -> None:
 
 
 def test_sleepers_are_not_signalled(wall: Any) -> None:
-    """A signal would end the poll; it slept once and to its end."""
-    assert wall["lives"]["parked"]["sleeps"] <= 1
-    assert wall["lives"]["parked"]["ns"] > 2.4e9
-    # A lock is waited for again after a signal, which shows as another sleep. Its first tries may also be sleeps.
-    assert wall["lives"]["parked in Python"]["sleeps"] <= 5
+    """A signal would end the poll, which is not taken up again."""
+    assert wall["lives"]["parked"]["ns"] > 2.5e9
+    # A lock is waited for again after a signal, which would be another sleep. Some are for the GIL, at the end.
+    for name in ("parked", "parked in Python"):
+        assert wall["lives"][name]["sleeps"] < 0.05 * wall["samples"][name]
 
 
 def test_threads_that_wait_for_the_gil(wall: Any) -> None:

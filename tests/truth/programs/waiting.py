@@ -77,7 +77,13 @@ def live(body: Callable[[], Any]) -> None:
 
 
 def main(kind: str, clock: str, engine: str, interval_us: str) -> None:
-    waits = {"parked": parked, "parked in Python": parked_in_python, "naps": naps, "computing 1": computing, "computing 2": computing}
+    waits = {
+        "parked": parked,
+        "parked in Python": parked_in_python,
+        "naps": naps,
+        "computing 1": computing,
+        "computing 2": computing,
+    }
     pollers = {f"polling {i}": polling for i in range(6)}
     bodies = waits if kind == "wait" else pollers
     spprof.start(clock=clock, engine=engine, interval_us=int(interval_us))
