@@ -440,21 +440,20 @@ impl Manager {
         self.tick_own_cpu_ns = own;
     }
 
-    /// Wall clock: running threads are signalled, all others are walked where they sleep.
+    /// Wall clock: threads on a processor are signalled, all others are walked where they stand.
     fn wall_tick(&mut self, now: u64) {
         for index in 0..self.threads.len() {
             let Some(thread) = self.threads.get_mut(index) else { break };
             let Some(cpu) = thread.cpu_ns() else { continue };
             let ran = cpu != thread.seen_cpu_ns;
             thread.seen_cpu_ns = cpu;
-            if ran && !thread.blocked {
-                let running = matches!(&thread.source, Some(Source::Tick(stat, _)) if stat.state() == Some(b'R'));
-                if running {
-                    if !thread.state.pending.load(Ordering::Acquire) {
-                        linux_tick::signal(thread.tid, thread.state);
-                    }
-                    continue;
+            // Of a thread on a processor the clock moves from one reading to the next. One that only waits for a processor may
+            // just have been woken: a signal would interrupt the call in which it slept, a walk from here does not.
+            if ran && !thread.blocked && thread.cpu_ns().is_some_and(|again| again != cpu) {
+                if !thread.state.pending.load(Ordering::Acquire) {
+                    linux_tick::signal(thread.tid, thread.state);
                 }
+                continue;
             }
             self.sample_parked(index, now, cpu);
         }

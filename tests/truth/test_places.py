@@ -1,0 +1,34 @@
+"""Where code may run besides a plain call: at the end of very many, in another interpreter, outside of Python."""
+
+from __future__ import annotations
+
+from typing import Any, Callable
+
+import pytest
+
+
+@pytest.mark.parametrize("interval_us", [1000, 10_000])
+def test_recursion_to_100_000_frames(report_of: Callable[..., Any], exact_engine: str, interval_us: int) -> None:
+    """Both ends are kept, the middle is said to be missing, and the program goes on even if a walk takes an interval."""
+    report = report_of("deep.py", exact_engine, interval_us, 100_000)
+    shapes, losses = report["shapes"], report["metadata"]["losses"]
+    assert shapes["whole"] >= 5
+    assert "not whole" not in shapes and "others" not in shapes, shapes
+    assert losses["truncated_stack"] >= shapes["whole"]
+    assert losses["truncated_frames"] > 99_000 * shapes["whole"]
+    assert report["found"]["turns"] > 100, "the program hardly got on"
+    spent = report["found"]["cpu_ns"]
+    assert spent - 3e6 * interval_us / 1000 - 0.02 * spent < report["weight_ns"] < 1.01 * spent + 1e6
+
+
+def test_sub_interpreter(report_of: Callable[..., Any], exact_engine: str) -> None:
+    report = report_of("elsewhere.py", "sub-interpreter", exact_engine)
+    assert report["weights"]["in_sub_interpreter"] > 280_000_000
+
+
+def test_native_thread(report_of: Callable[..., Any], exact_engine: str) -> None:
+    """A thread without a Python frame has its time, too."""
+    report = report_of("elsewhere.py", "native", exact_engine)
+    profiler_ns = report["metadata"]["profiler_cpu_ns"]
+    assert report["weights"]["<native>"] > 0.9 * (report["others_ns"] - profiler_ns) - 60_000_000
+    assert report["weights"]["<native>"] > 50_000_000
