@@ -13,6 +13,7 @@ const PERF_COUNT_SW_TASK_CLOCK: u64 = 1;
 const PERF_FLAG_FD_CLOEXEC: libc::c_ulong = 8;
 const PERF_EVENT_IOC_ENABLE: libc::c_ulong = 0x2400;
 const PERF_EVENT_IOC_DISABLE: libc::c_ulong = 0x2401;
+const PERF_EVENT_IOC_PERIOD: libc::c_ulong = 0x4008_2404;
 const F_SETOWN_EX: i32 = 15;
 const F_OWNER_TID: i32 = 0;
 const DISABLED: u64 = 1;
@@ -57,12 +58,16 @@ fn check(result: i32) -> io::Result<i32> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
+fn period_ns(interval_ns: u64) -> u64 {
+    interval_ns.max(MIN_PERIOD_NS) * PERIOD_MILLIONTHS / 1_000_000
+}
+
 fn open(tid: i32, interval_ns: u64) -> io::Result<PerfEvent> {
     let attr = Attr {
         kind: PERF_TYPE_SOFTWARE,
         size: size_of::<Attr>() as u32,
         config: PERF_COUNT_SW_TASK_CLOCK,
-        sample_period: interval_ns.max(MIN_PERIOD_NS) * PERIOD_MILLIONTHS / 1_000_000,
+        sample_period: period_ns(interval_ns),
         bits: DISABLED | EXCLUDE_HV,
         wakeup_events: 1,
         ..Attr::default()
@@ -94,6 +99,15 @@ impl PerfEvent {
             check(libc::ioctl(fd, PERF_EVENT_IOC_ENABLE as _, 0))?;
         }
         Ok(event)
+    }
+
+    /// Changes the interval; what has passed of the old one does not count.
+    pub fn set_interval(&self, interval_ns: u64) {
+        let period = period_ns(interval_ns);
+        if let Some(fd) = self.0.get() {
+            // SAFETY: reads one u64. A failure leaves the old interval, which only means more samples.
+            unsafe { libc::ioctl(fd, PERF_EVENT_IOC_PERIOD as _, &raw const period) };
+        }
     }
 
     /// False when the host has closed the descriptor, which ended the event.

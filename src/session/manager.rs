@@ -30,6 +30,11 @@ use std::time::Duration;
 const IDLE_TICKS: u32 = 32;
 /// CPU time nobody accounted for that makes the manager look at idle threads.
 const UNEXPLAINED_NS: u64 = 20_000;
+/// A thread that begins during the run is sampled so many times as often at first: one that ends soon (a thread a request) has
+/// samples, too. Weights are CPU time whatever the rate.
+const YOUNG_RATE: u64 = 4;
+/// For how long.
+const YOUNG_NS: u64 = 50_000_000;
 /// A signal still pending after this many rounds: the thread may be blocking it.
 const PENDING_ROUNDS: u32 = 3;
 /// How often a profile in progress reaches the disk, when it has an output path.
@@ -266,6 +271,8 @@ impl Manager {
         self.random ^= self.random << 17;
         let mean = if self.wall { self.options.interval_ns } else { tick::mean_gap_ns(self.options.interval_ns) };
         let mean = if self.behind { mean / 2 } else { mean };
+        let young = !self.wall && self.threads.iter().any(|thread| thread.young);
+        let mean = if young { mean.min(self.options.interval_ns / YOUNG_RATE) } else { mean };
         mean / 2 + self.random % mean.max(1)
     }
 
@@ -321,7 +328,7 @@ impl Manager {
         state.last_cpu_ns.store(first_cpu, Ordering::Relaxed);
         state.last_wall_ns.store(now, Ordering::Relaxed);
         state.tid.store(tid, Ordering::Release);
-        let source = self.arm(tid, state);
+        let source = self.arm(tid, state, !first);
         let name = self.shared.name_of(tid);
         self.threads.push(Tracked {
             tid,
@@ -334,7 +341,8 @@ impl Manager {
             start_ns: now.saturating_sub(self.start_ns),
             first_cpu_ns: first_cpu,
             seen_cpu_ns: cpu,
-            due_cpu_ns: first_cpu + self.random % self.options.interval_ns.max(1),
+            due_cpu_ns: first_cpu + self.random % (self.options.interval_ns / if first { 1 } else { YOUNG_RATE }).max(1),
+            young: !first,
             seen_entered: state.entered.load(Ordering::Acquire),
             idle_ticks: 0,
             parked: None,
@@ -345,7 +353,7 @@ impl Manager {
         });
     }
 
-    fn arm(&mut self, tid: i32, state: &'static ThreadState) -> Option<Source> {
+    fn arm(&mut self, tid: i32, state: &'static ThreadState, young: bool) -> Option<Source> {
         let interval = self.options.interval_ns;
         let mut engine = self.engine;
         let may_keep = self.threads.len() < self.descriptor_budget;
@@ -356,7 +364,8 @@ impl Manager {
         if engine == Engine::Perf && interval < MIN_PERIOD_NS {
             self.note("perf events come every 50 us at most: faster, the program might get nothing else done");
         }
-        let mut armed = Source::arm(engine, tid, state, interval, self.wall, may_keep);
+        let first_interval = if young && engine == Engine::Perf { interval / YOUNG_RATE } else { interval };
+        let mut armed = Source::arm(engine, tid, state, first_interval, self.wall, may_keep);
         if armed.is_err() && engine != Engine::Timer && tasks::name(tid).is_some() {
             armed = Source::arm(Engine::Timer, tid, state, interval, self.wall, false);
         }
@@ -372,14 +381,21 @@ impl Manager {
         }
     }
 
-    /// Arms anew the threads whose event the host has closed with a descriptor it did not know.
+    /// Arms anew the threads whose event the host has closed with a descriptor it did not know, and lets young threads grow up.
     fn rearm(&mut self) {
+        let grown_up_ns = now_ns().saturating_sub(self.start_ns).saturating_sub(YOUNG_NS);
         for index in 0..self.threads.len() {
             let Some(thread) = self.threads.get_mut(index) else { break };
+            if thread.young && thread.start_ns < grown_up_ns {
+                thread.young = false;
+                if let Some(Source::Perf(event)) = &thread.source {
+                    event.set_interval(self.options.interval_ns);
+                }
+            }
             if thread.source.as_ref().is_some_and(|source| !source.is_alive()) {
                 thread.source = None;
                 let (tid, state) = (thread.tid, thread.state);
-                let source = self.arm(tid, state);
+                let source = self.arm(tid, state, false);
                 if let Some(thread) = self.threads.get_mut(index) {
                     thread.source = source;
                 }
@@ -427,12 +443,12 @@ impl Manager {
         self.ticked_ns = now;
         let mut found = Found::default();
         for thread in self.threads.iter_mut().filter(|thread| thread.idle_ticks < IDLE_TICKS) {
-            found.add(tick::tick(thread, interval, wall));
+            found.add(tick::tick(thread, if thread.young { interval / YOUNG_RATE } else { interval }, wall));
         }
         let explained = own.saturating_sub(self.tick_own_cpu_ns) + found.used_ns + UNEXPLAINED_NS;
         if process.saturating_sub(self.tick_process_cpu_ns) > explained {
             for thread in self.threads.iter_mut().filter(|thread| thread.idle_ticks >= IDLE_TICKS) {
-                found.add(tick::tick(thread, interval, wall));
+                found.add(tick::tick(thread, if thread.young { interval / YOUNG_RATE } else { interval }, wall));
             }
         }
         self.behind = found.behind;

@@ -27,6 +27,8 @@ pub struct Tracked {
     pub due_cpu_ns: u64,
     /// Handler runs counted so far into `due_cpu_ns`.
     pub seen_entered: u64,
+    /// It began a moment ago, during the run: a perf event comes more often yet.
+    pub young: bool,
     /// Ticks since its CPU clock last moved.
     pub idle_ticks: u32,
     /// Wall clock: the stack found when its CPU clock read this.
