@@ -133,7 +133,8 @@ def _summary(native: _native.NativeProfile, path: str, output_format: str) -> st
 
     meta = native.metadata()
     kind = "CPU time" if meta["clock"] == "cpu" else "elapsed time"
-    seen = f"{native.sample_count} samples, {meta['weight_ns'] / 1e9:.3f} s of {kind}"
+    samples = "1 sample" if native.sample_count == 1 else f"{native.sample_count} samples"
+    seen = f"{samples}, {meta['weight_ns'] / 1e9:.3f} s of {kind}"
     if meta["dropped_samples"]:
         seen += f" ({meta['dropped_samples']} more were due and not taken)"
     if not native.sample_count:

@@ -153,6 +153,17 @@ def test_bad_options(spprof_run: Run, options: tuple[str, ...], text: str) -> No
     assert text in result.stderr
 
 
+def test_no_such_script(run_program: Any, tmp_path: Path) -> None:
+    """It is said before a profile of nothing replaces an older one."""
+    pytest.importorskip("rich")
+    profile = tmp_path / "p.spprof"
+    profile.write_text("an older one")
+    command = [*SPPROF, "run", "-o", str(profile)]
+    result = run_program(tmp_path / "nosuch.py", python=command, expect_rc=1)
+    assert "can't open file" in result.stderr and "nosuch.py" in result.stderr
+    assert profile.read_text() == "an older one"
+
+
 def test_report(run_program: Any, tmp_path: Path, by_hand: spprof.Profile) -> None:
     """Hot functions and lines, self and total, by thread, as aligned text without colour."""
     pytest.importorskip("rich")

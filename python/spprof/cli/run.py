@@ -99,6 +99,9 @@ def run(
             f"{START_FILE} is in no site-packages folder of {sys.executable}: spprof must be installed there "
             "(pip install spprof), and python must not run with -S"
         )
+    if not (module or code) and not os.path.exists(program):
+        # As python says it, but before a profile of nothing takes the place of an older one.
+        raise click.ClickException(f"can't open file {program!r}: no such file or directory")
     environment = {
         **{key: value for key, value in os.environ.items() if key not in (*_env.VARIABLES, _env.OWNER)},
         "SPPROF": "1" if children else _env.RUN,
