@@ -478,15 +478,16 @@ impl Manager {
     /// Records where a thread that is not running stands.
     fn sample_parked(&mut self, index: usize, now: u64, cpu: u64) {
         let node = match self.threads.get(index).and_then(|thread| thread.parked) {
-            Some((at, node)) if at == cpu => Some(node),
+            Some((at, node)) if at == cpu => Some((node, true)),
             _ => self.walk_remote(index),
         };
         let Some(thread) = self.threads.get_mut(index) else { return };
-        let Some(node) = node else {
+        let Some((node, is_python)) = node else {
             self.remote_discarded += 1;
             return;
         };
-        thread.parked = Some((cpu, node));
+        // The lists of thread states change while they are read: a Python thread that was not found is looked for again.
+        thread.parked = (is_python || thread.python_ident == 0).then_some((cpu, node));
         thread.drain(&mut self.sink, self.start_ns);
         let weight = now.saturating_sub(thread.state.last_wall_ns.swap(now, Ordering::AcqRel));
         // A CPU weight must not be claimed again by the thread's next own sample.
@@ -494,8 +495,8 @@ impl Manager {
         thread.record_remote(&mut self.sink, now.saturating_sub(self.start_ns), node, weight);
     }
 
-    /// The node where thread `index` is blocked; `None` when it ran meanwhile.
-    fn walk_remote(&mut self, index: usize) -> Option<NodeId> {
+    /// The node where thread `index` is blocked, and whether that is in Python code; `None` when nothing can be said now.
+    fn walk_remote(&mut self, index: usize) -> Option<(NodeId, bool)> {
         let (tid, hint) = {
             let thread = self.threads.get(index)?;
             (thread.tid, thread.state.tstate.load(Ordering::Relaxed))
@@ -503,20 +504,23 @@ impl Manager {
         if hint != 0 && remote::belongs(self.runtime, hint, tid) {
             match remote::walk_blocked(self.runtime, tid, hint, &mut self.scratch.0) {
                 RemoteOutcome::Stack { .. } if !self.scratch.0.frames().is_empty() => {
-                    return Some(self.sink.node_of(&self.scratch.0, false));
+                    return Some((self.sink.node_of(&self.scratch.0, false), true));
                 }
                 RemoteOutcome::Ran => return None,
                 _ => {}
             }
         }
-        self.refresh_tstates();
+        let fresh = self.refresh_tstates();
         let candidates = self.tstates.get(&tid).cloned().unwrap_or_default();
+        if candidates.is_empty() && !fresh {
+            return None;
+        }
         let mut broken = false;
         // The newest interpreter's state comes last: a thread inside a sub-interpreter runs there.
         for tstate in candidates.into_iter().rev().filter(|at| remote::belongs(self.runtime, *at, tid)) {
             match remote::walk_blocked(self.runtime, tid, tstate, &mut self.scratch.0) {
                 RemoteOutcome::Stack { .. } if !self.scratch.0.frames().is_empty() => {
-                    return Some(self.sink.node_of(&self.scratch.0, false));
+                    return Some((self.sink.node_of(&self.scratch.0, false), true));
                 }
                 RemoteOutcome::Stack { .. } => {}
                 RemoteOutcome::Ran => return None,
@@ -524,16 +528,17 @@ impl Manager {
             }
         }
         match remote::walk_blocked(self.runtime, tid, 0, &mut self.scratch.0) {
-            RemoteOutcome::Stack { .. } => Some(self.sink.node_of(&self.scratch.0, broken)),
+            RemoteOutcome::Stack { .. } => Some((self.sink.node_of(&self.scratch.0, broken), false)),
             _ => None,
         }
     }
 
-    fn refresh_tstates(&mut self) {
+    /// Reads the lists of thread states; false when the last reading is so recent that it has to do.
+    fn refresh_tstates(&mut self) -> bool {
         let now = now_ns();
         // Many threads may ask in one tick; the lists do not change that fast.
         if now.saturating_sub(self.tstates_at_ns) < 500_000 && self.tstates_at_ns != 0 {
-            return;
+            return false;
         }
         self.tstates_at_ns = now;
         let mut found = Vec::new();
@@ -542,6 +547,7 @@ impl Manager {
         for (tid, tstate) in found {
             self.tstates.entry(tid).or_default().push(tstate);
         }
+        true
     }
 
     /// Threads that block the sampling signal never answer; they are sampled from outside.

@@ -44,7 +44,9 @@ def test_greenlets(hazard: Any, engine: str) -> None:
             for letter in letters:
                 seen[letter] += sample.weight_ns
         for letter, ns in seen.items():
-            assert abs(ns - spent[letter]) < 0.5 * spent[letter], (seen, spent)
+            # The kernel's tick keeps step with switches that come every 0.2 ms; the others do not.
+            share = 0.5 if sys.argv[1] != "timer" else 0.9
+            assert abs(ns - spent[letter]) < share * spent[letter], (seen, spent)
         assert_true(profile)
         """,
         engine,

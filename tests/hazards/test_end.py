@@ -24,9 +24,7 @@ def busy_share(path: Any) -> float:
     """The part of the time of a saved profile that is in `burn`."""
     profile = spprof.load(path)
     total = sum(sample.weight_ns or 0 for sample in profile.samples)
-    busy = sum(
-        sample.weight_ns or 0 for sample in profile.samples if any(f.function_name == "burn" for f in sample.frames)
-    )
+    busy = sum(sample.weight_ns or 0 for sample in profile.samples if any(f.function_name == "burn" for f in sample.frames))
     assert total > 0
     return busy / total
 
