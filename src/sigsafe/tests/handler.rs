@@ -103,12 +103,12 @@ fn foreign_signals() {
     let mut others = vec![(libc::SI_USER, address), (libc::SI_TKILL, address), (libc::SI_KERNEL, address)];
     others.extend([0, address + 8, range.start as usize - 128, range.end as usize].map(|bad| (libc::SI_TIMER, bad)));
     for (code, value) in &others {
-        deliver(*code, *value, std::ptr::null_mut());
+        thread.deliver(*code, *value, std::ptr::null_mut());
     }
     assert_eq!(count(&ZONE.foreign) - foreign, others.len() as u64);
     assert!(thread.drain().is_empty());
     assert_eq!(count(&thread.state.entered), 0);
-    deliver(libc::SI_QUEUE, address, std::ptr::null_mut());
+    thread.deliver(libc::SI_QUEUE, address, std::ptr::null_mut());
     assert_eq!(thread.drain().len(), 1, "a signal by sigqueue is ours, too");
 }
 
@@ -124,7 +124,7 @@ fn signals_by_descriptor() {
     assert!(!ZONE.bind_fd(last + 1, thread.state) && !ZONE.bind_fd(-1, thread.state));
     let foreign = count(&ZONE.foreign);
     for fd in [7, last, 8, last + 1, -1] {
-        deliver(POLL_IN, fd as u32 as usize, std::ptr::null_mut());
+        thread.deliver(POLL_IN, fd as u32 as usize, std::ptr::null_mut());
     }
     assert_eq!((thread.drain().len(), count(&ZONE.foreign) - foreign), (2, 3));
 }
@@ -154,12 +154,12 @@ fn set_errno(value: c_int) {
 /// A signal of the host's reaches the host's handler, whichever kind it is, and errno is as it was.
 #[test]
 fn passed_on() {
-    let _thread = Sampled::new(Image::new(layout(13)));
+    let thread = Sampled::new(Image::new(layout(13)));
     for (handler, is_siginfo) in [(host_siginfo as *const () as usize, true), (host_plain as *const () as usize, false)] {
         ZONE.chained.store(handler, Ordering::Relaxed);
         ZONE.chained_is_siginfo.store(is_siginfo, Ordering::Relaxed);
         set_errno(libc::EXDEV);
-        deliver(libc::SI_USER, 0, 0x77 as *mut c_void);
+        thread.deliver(libc::SI_USER, 0, 0x77 as *mut c_void);
         assert_eq!(std::io::Error::last_os_error().raw_os_error(), Some(libc::EXDEV));
     }
     assert_eq!(PASSED_ON.load(Ordering::Relaxed), 101);
@@ -205,7 +205,7 @@ fn broken_walks() {
         let mut thread = Sampled::new(Image::new(layout));
         thread.set_stack(&thread.image.frames(3));
         let mut seen = |context: *mut libc::ucontext_t| {
-            deliver(libc::SI_TIMER, thread.address(), context.cast());
+            thread.deliver(libc::SI_TIMER, thread.address(), context.cast());
             let record = thread.drain().remove(0);
             (record.flags & flags::BROKEN != 0, record.frames.len())
         };
@@ -224,7 +224,7 @@ fn broken_walks() {
         assert_eq!(seen(&mut context), expected, "another handler of SIGSEGV: {layout:?}");
         ZONE.fault_handler.store(image::catch_faults(), Ordering::Relaxed);
         thread.image.set_innermost(thread.tstate, UNMAPPED, thread.image.cframe(UNMAPPED, 0));
-        deliver(libc::SI_TIMER, thread.address(), std::ptr::null_mut());
+        thread.deliver(libc::SI_TIMER, thread.address(), std::ptr::null_mut());
         let record = thread.drain().remove(0);
         assert_eq!((record.flags & flags::BROKEN != 0, record.frames.len()), (true, 0), "{layout:?}");
         let broken = 3 + u64::from(matches!(layout.minor, 11 | 12));
@@ -277,6 +277,35 @@ fn preempted_in_the_handler() {
     let took = u128::from(count(&thread.state.handler_ns));
     assert!(0 < took && took < NAP.as_nanos() / 2, "{took} ns");
     assert_eq!(thread.state.durations.counts().sum::<u64>(), 1);
+}
+
+unsafe extern "C" fn gilstate_that_works() -> usize {
+    let begin = cpu_ns();
+    while cpu_ns() - begin < LONG_NS {}
+    0
+}
+
+const LONG_NS: u64 = 20_000_000;
+
+/// After a long run of the handler its thread is left alone until it has worked as long. No time is lost: the next sample has it.
+#[test]
+fn rests_after_a_long_run() {
+    let image = Image::new(layout(13));
+    let mut thread = Sampled::with_runtime(image, image.runtime_with(gilstate_that_works, current));
+    let begin = cpu_ns();
+    thread.state.last_cpu_ns.store(begin, Ordering::Relaxed);
+    let now = || deliver(libc::SI_TIMER, std::ptr::from_ref(thread.state) as usize, std::ptr::null_mut());
+    now();
+    let end = cpu_ns();
+    now();
+    now();
+    assert_eq!((count(&thread.state.samples), count(&thread.state.losses.rested)), (1, 2));
+    while cpu_ns() < end + 2 * LONG_NS {}
+    now();
+    assert_eq!((count(&thread.state.samples), count(&thread.state.losses.rested)), (2, 2));
+    let weights: u64 = thread.drain().iter().map(|record| record.weight).sum();
+    assert_eq!(weights, thread.state.last_cpu_ns.load(Ordering::Relaxed) - begin);
+    assert!(weights >= 2 * LONG_NS);
 }
 
 proptest! {

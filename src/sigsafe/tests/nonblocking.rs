@@ -5,7 +5,7 @@
 
 mod image;
 
-use image::sampled::{Sampled, deliver, gilstate};
+use image::sampled::{Sampled, gilstate};
 use image::{Image, Kind, UNMAPPED, catch_faults, layouts, write_word};
 use spprof_sigsafe::stack::MAX_FRAMES;
 use spprof_sigsafe::zone::ZONE;
@@ -46,10 +46,10 @@ unsafe impl GlobalAlloc for Watching {
 static ALLOCATOR: Watching = Watching;
 
 /// Allocations and frees while the handler ran.
-fn watch(code: i32, value: usize) -> usize {
+fn watch(thread: &Sampled, code: i32, value: usize) -> usize {
     let before = ALLOCATIONS.load(Ordering::Relaxed);
     IN_HANDLER.set(true);
-    deliver(code, value, std::ptr::null_mut());
+    thread.deliver(code, value, std::ptr::null_mut());
     IN_HANDLER.set(false);
     ALLOCATIONS.load(Ordering::Relaxed) - before
 }
@@ -78,11 +78,7 @@ fn no_allocation() {
         let mut allocations = 0;
         for round in 0..ROUNDS {
             let broken = [UNMAPPED, 8, usize::MAX & !7];
-            // Going round a loop until it is noticed takes longer than all the rest.
-            let innermost = match round {
-                7 => looping,
-                _ => stacks.iter().chain(&broken).copied().nth(round % 9).unwrap(),
-            };
+            let innermost = stacks.iter().chain(&broken).chain(&[looping]).copied().nth(round % 10).unwrap();
             image.set_innermost(thread.tstate, innermost, caller);
             if round % 50 == 0 {
                 ZONE.release_generation.fetch_add(1, Ordering::AcqRel);
@@ -91,9 +87,9 @@ fn no_allocation() {
                 assert!(thread.state.losses.ring_full.load(Ordering::Relaxed) > 0, "the ring was never full");
                 drop(thread.drain());
             }
-            allocations += watch(libc::SI_TIMER, thread.address());
-            allocations += watch(libc::SI_USER, 0);
-            allocations += watch(libc::SI_TIMER, 64);
+            allocations += watch(&thread, libc::SI_TIMER, thread.address());
+            allocations += watch(&thread, libc::SI_USER, 0);
+            allocations += watch(&thread, libc::SI_TIMER, 64);
         }
         assert_eq!(allocations, 0, "{layout:?}");
         let losses = &thread.state.losses;
@@ -110,7 +106,7 @@ fn no_allocation() {
 fn an_allocation_is_seen() {
     let image = Image::new(image::layout(13));
     let thread = Sampled::with_runtime(image, image.runtime_with(gilstate_that_allocates, gilstate));
-    assert_eq!(watch(libc::SI_TIMER, thread.address()), 2);
+    assert_eq!(watch(&thread, libc::SI_TIMER, thread.address()), 2);
 }
 
 /// The sanitizer is there: a handler that allocates ends its process, with a report that names the call.

@@ -78,9 +78,16 @@ impl Sampled {
         std::ptr::from_ref(self.state) as usize
     }
 
-    /// As a timer's signal would.
+    /// As a timer's signal would, to a thread that has worked since its last sample.
     pub fn sample(&self) {
-        deliver(libc::SI_TIMER, self.address(), std::ptr::null_mut());
+        self.deliver(libc::SI_TIMER, self.address(), std::ptr::null_mut());
+    }
+
+    /// Calls the handler on a thread that owes no rest for an earlier, long run of it. (How long a run takes is up to the
+    /// machine; `rests_after_a_long_run` is about the rest.)
+    pub fn deliver(&self, code: c_int, value: usize, context: *mut c_void) {
+        self.state.rest_until_cpu_ns.store(0, Ordering::Relaxed);
+        deliver(code, value, context);
     }
 
     /// Everything in the ring, decoded.
