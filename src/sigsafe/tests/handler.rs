@@ -328,7 +328,7 @@ proptest! {
                 stack.insert(0, known[(at * 5 + popped) % known.len()]);
             }
             let is_deep = deep == 0;
-            let whole = if is_deep { [vec![known[0]; MAX_FRAMES + step], stack.clone()].concat() } else { stack.clone() };
+            let whole = if is_deep { [vec![known[0]; MAX_FRAMES + 1], stack.clone()].concat() } else { stack.clone() };
             if released {
                 ZONE.release_generation.fetch_add(1, Ordering::AcqRel);
             }
