@@ -2,24 +2,27 @@
 //!
 //! It owns everything mutable of a run, blocks all signals, never takes the GIL and never waits for a sampled thread.
 
+mod figures;
+mod parked;
+
+use figures::Totals;
 use super::drain::Sink;
 use super::shared::Shared;
 use super::thread::Tracked;
 use super::tick::{self, Found};
-use super::{Options, Stats};
+use super::Options;
 use crate::resolve::lifetime;
 use crate::resolve::limbo::Batch;
 use crate::sampler::linux_perf::MIN_PERIOD_NS;
-use crate::sampler::remote::{self, RemoteOutcome};
-use crate::sampler::signals::{SAMPLE_SIGNAL, SignalOwner};
+use crate::sampler::signals::SignalOwner;
 use crate::sampler::source::{Engine, Source};
 use crate::sampler::tasks::{self, TaskList};
-use crate::sampler::{linux_tick, pool};
+use crate::sampler::pool;
 use spprof_export::{Format, Journal};
-use spprof_model::{NodeId, Profile};
+use spprof_model::Profile;
 use spprof_sigsafe::stack::Stack;
 use spprof_sigsafe::sys::clock_ns;
-use spprof_sigsafe::thread::{Durations, ThreadState};
+use spprof_sigsafe::thread::ThreadState;
 use spprof_sigsafe::zone::{Runtime, ZONE};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -41,75 +44,6 @@ const PENDING_ROUNDS: u32 = 3;
 const FLUSH_NS: u64 = 1_000_000_000;
 /// How long the end of a run waits for handlers that are still inside.
 const QUIET_NS: u64 = 500_000_000;
-
-/// What is lost or odd, over all threads that have ended.
-#[derive(Debug, Clone, Copy)]
-struct Totals {
-    samples: u64,
-    handler_ns: u64,
-    weight_ns: u64,
-    ring_full: u64,
-    dropped_ns: u64,
-    broken_stack: u64,
-    truncated: u64,
-    restarted: u64,
-    rested: u64,
-    stale: u64,
-    threads: u64,
-    durations: [u64; Durations::CLASSES],
-}
-
-impl Default for Totals {
-    fn default() -> Self {
-        Self {
-            samples: 0,
-            handler_ns: 0,
-            weight_ns: 0,
-            ring_full: 0,
-            dropped_ns: 0,
-            broken_stack: 0,
-            truncated: 0,
-            restarted: 0,
-            rested: 0,
-            stale: 0,
-            threads: 0,
-            durations: [0; Durations::CLASSES],
-        }
-    }
-}
-
-impl Totals {
-    /// The middle of the class that holds the median handler run.
-    fn median_handler_ns(&self) -> u64 {
-        let half = self.durations.iter().sum::<u64>() / 2;
-        let mut seen = 0;
-        let class = self.durations.iter().position(|count| {
-            seen += count;
-            seen > half
-        });
-        class.map_or(0, |class| class as u64 * Durations::CLASS_NS + Durations::CLASS_NS / 2)
-    }
-
-    fn add(&mut self, thread: &Tracked) {
-        let state = thread.state;
-        let losses = &state.losses;
-        let get = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
-        self.samples += get(&state.samples) + thread.remote_samples;
-        self.handler_ns += get(&state.handler_ns);
-        self.weight_ns += get(&state.weight_ns) + thread.remote_weight_ns;
-        self.ring_full += get(&losses.ring_full);
-        self.dropped_ns += get(&losses.dropped_ns);
-        self.broken_stack += get(&losses.broken_stack);
-        self.truncated += get(&losses.truncated);
-        self.restarted += get(&losses.restarted);
-        self.rested += get(&losses.rested);
-        self.stale += get(&losses.stale);
-        self.threads += 1;
-        for (sum, count) in self.durations.iter_mut().zip(state.durations.counts()) {
-            *sum += count;
-        }
-    }
-}
 
 /// Code objects waiting for every ring to be drained past the point where they could be named.
 #[derive(Debug)]
@@ -456,164 +390,6 @@ impl Manager {
         self.tick_own_cpu_ns = own;
     }
 
-    /// Wall clock: threads on a processor are signalled, all others are walked where they stand.
-    fn wall_tick(&mut self, now: u64) {
-        for index in 0..self.threads.len() {
-            let Some(thread) = self.threads.get_mut(index) else { break };
-            let Some(cpu) = thread.cpu_ns() else { continue };
-            let ran = cpu != thread.seen_cpu_ns;
-            thread.seen_cpu_ns = cpu;
-            // Of a thread on a processor the clock moves from one reading to the next. One that only waits for a processor may
-            // just have been woken: a signal would interrupt the call in which it slept, a walk from here does not.
-            if ran && !thread.blocked && thread.cpu_ns().is_some_and(|again| again != cpu) {
-                if !thread.state.pending.load(Ordering::Acquire) {
-                    linux_tick::signal(thread.tid, thread.state);
-                }
-                continue;
-            }
-            self.sample_parked(index, now, cpu);
-        }
-    }
-
-    /// Records where a thread that is not running stands.
-    fn sample_parked(&mut self, index: usize, now: u64, cpu: u64) {
-        let node = match self.threads.get(index).and_then(|thread| thread.parked) {
-            Some((at, node)) if at == cpu => Some((node, true)),
-            _ => self.walk_remote(index),
-        };
-        let Some(thread) = self.threads.get_mut(index) else { return };
-        let Some((node, is_python)) = node else {
-            self.remote_discarded += 1;
-            return;
-        };
-        // The lists of thread states change while they are read: a Python thread that was not found is looked for again.
-        thread.parked = (is_python || thread.python_ident == 0).then_some((cpu, node));
-        thread.drain(&mut self.sink, self.start_ns);
-        let weight = now.saturating_sub(thread.state.last_wall_ns.swap(now, Ordering::AcqRel));
-        // A CPU weight must not be claimed again by the thread's next own sample.
-        thread.state.last_cpu_ns.store(cpu, Ordering::Relaxed);
-        thread.record_remote(&mut self.sink, now.saturating_sub(self.start_ns), node, weight);
-    }
-
-    /// The node where thread `index` is blocked, and whether that is in Python code; `None` when nothing can be said now.
-    fn walk_remote(&mut self, index: usize) -> Option<(NodeId, bool)> {
-        let (tid, hint) = {
-            let thread = self.threads.get(index)?;
-            (thread.tid, thread.state.tstate.load(Ordering::Relaxed))
-        };
-        if hint != 0 && remote::belongs(self.runtime, hint, tid) {
-            match remote::walk_blocked(self.runtime, tid, hint, &mut self.scratch.0) {
-                RemoteOutcome::Stack { .. } if !self.scratch.0.frames().is_empty() => {
-                    return Some((self.sink.node_of(&self.scratch.0, false), true));
-                }
-                RemoteOutcome::Ran => return None,
-                _ => {}
-            }
-        }
-        let fresh = self.refresh_tstates();
-        let candidates = self.tstates.get(&tid).cloned().unwrap_or_default();
-        if candidates.is_empty() && !fresh {
-            return None;
-        }
-        let mut broken = false;
-        // The newest interpreter's state comes last: a thread inside a sub-interpreter runs there.
-        for tstate in candidates.into_iter().rev().filter(|at| remote::belongs(self.runtime, *at, tid)) {
-            match remote::walk_blocked(self.runtime, tid, tstate, &mut self.scratch.0) {
-                RemoteOutcome::Stack { .. } if !self.scratch.0.frames().is_empty() => {
-                    return Some((self.sink.node_of(&self.scratch.0, false), true));
-                }
-                RemoteOutcome::Stack { .. } => {}
-                RemoteOutcome::Ran => return None,
-                RemoteOutcome::Broken => broken = true,
-            }
-        }
-        match remote::walk_blocked(self.runtime, tid, 0, &mut self.scratch.0) {
-            RemoteOutcome::Stack { .. } => Some((self.sink.node_of(&self.scratch.0, broken), false)),
-            _ => None,
-        }
-    }
-
-    /// Reads the lists of thread states; false when the last reading is so recent that it has to do.
-    fn refresh_tstates(&mut self) -> bool {
-        let now = now_ns();
-        // Many threads may ask in one tick; the lists do not change that fast.
-        if now.saturating_sub(self.tstates_at_ns) < 500_000 && self.tstates_at_ns != 0 {
-            return false;
-        }
-        self.tstates_at_ns = now;
-        let mut found = Vec::new();
-        remote::thread_states(self.runtime, super::interpreters_head(), &mut found);
-        self.tstates.clear();
-        for (tid, tstate) in found {
-            self.tstates.entry(tid).or_default().push(tstate);
-        }
-        true
-    }
-
-    /// Threads that block the sampling signal never answer; they are sampled from outside.
-    fn find_blocked(&mut self) {
-        for index in 0..self.threads.len() {
-            let Some(thread) = self.threads.get_mut(index) else { break };
-            let Some(cpu) = thread.cpu_ns() else { continue };
-            if self.engine != Engine::Tick {
-                // Once the thread is gone nobody can read its clock; ticks keep this value for themselves.
-                thread.seen_cpu_ns = cpu;
-            }
-            let owed = cpu.saturating_sub(thread.state.last_cpu_ns.load(Ordering::Acquire));
-            if owed < 2 * self.options.interval_ns + 5_000_000 {
-                thread.pending_rounds = 0;
-                continue;
-            }
-            thread.pending_rounds += 1;
-            if thread.pending_rounds < PENDING_ROUNDS && !thread.blocked {
-                continue;
-            }
-            let blocked = tasks::blocks(thread.tid, SAMPLE_SIGNAL);
-            if blocked && !thread.blocked {
-                self.blocked_threads += 1;
-            }
-            thread.blocked = blocked;
-            if !blocked {
-                // A lost signal must not keep the thread from being signalled again.
-                thread.state.pending.store(false, Ordering::Release);
-                continue;
-            }
-            if !self.wall {
-                self.sample_blocked(index, cpu, owed);
-            }
-        }
-    }
-
-    /// A running thread cannot be walked between two equal clock reads; two equal walks show that its Python frames stood
-    /// still (it is inside a C call) long enough to be read whole.
-    fn sample_blocked(&mut self, index: usize, cpu: u64, owed: u64) {
-        let Some(thread) = self.threads.get(index) else { return };
-        let tid = thread.tid;
-        self.refresh_tstates();
-        let tstate = self.tstates.get(&tid).and_then(|all| all.last()).copied().unwrap_or(0);
-        let node = if tstate == 0 {
-            self.scratch.0.clear();
-            self.sink.node_of(&self.scratch.0, false)
-        } else {
-            use spprof_sigsafe::pywalk::{Interrupted, Verified, WalkOutcome, walk};
-            let (one, two) = &mut *self.scratch;
-            let same = (0..8).any(|_| {
-                walk(self.runtime, &mut Verified::new(), tstate, Interrupted::default(), one) == WalkOutcome::Complete
-                    && walk(self.runtime, &mut Verified::new(), tstate, Interrupted::default(), two) == WalkOutcome::Complete
-                    && one.frames() == two.frames()
-                    && one.omitted == two.omitted
-            });
-            if !same {
-                one.clear();
-            }
-            self.sink.node_of(one, !same)
-        };
-        let now = now_ns().saturating_sub(self.start_ns);
-        let Some(thread) = self.threads.get_mut(index) else { return };
-        thread.state.last_cpu_ns.store(cpu, Ordering::Relaxed);
-        thread.record_remote(&mut self.sink, now, node, owed);
-    }
-
     /// Lets go of code objects that no captured frame can name any more.
     fn release_code(&mut self) {
         if let Some(waiting) = &self.waiting {
@@ -658,84 +434,6 @@ impl Manager {
             self.journal = None;
             self.note(&format!("the journal could not be written ({error}): a killed run loses its samples"));
         }
-    }
-
-    fn totals(&self) -> Totals {
-        let mut totals = self.ended;
-        for thread in &self.threads {
-            totals.add(thread);
-        }
-        totals
-    }
-
-    fn publish(&mut self) {
-        let stats = self.stats();
-        self.shared.publish(stats);
-    }
-
-    fn stats(&self) -> Stats {
-        let totals = self.totals();
-        let duration = now_ns().saturating_sub(self.start_ns);
-        let process = clock_ns(libc::CLOCK_PROCESS_CPUTIME_ID).saturating_sub(self.start_process_cpu_ns);
-        let own = clock_ns(libc::CLOCK_THREAD_CPUTIME_ID);
-        let measured = totals.weight_ns + totals.dropped_ns;
-        let lifetime = lifetime::stats();
-        let unresolved = self.sink.resolver.failures();
-        let losses = vec![
-            ("ring_full", totals.ring_full),
-            ("broken_stack", totals.broken_stack),
-            ("truncated_stack", totals.truncated),
-            ("truncated_frames", self.sink.omitted_frames),
-            ("restarted_walk", totals.restarted),
-            ("rested_signal", totals.rested),
-            ("stale_signal", totals.stale),
-            ("foreign_signal", ZONE.foreign.load(Ordering::Relaxed)),
-            ("thread_not_armed", self.not_armed),
-            ("signal_blocked_threads", self.blocked_threads),
-            ("remote_walk_discarded", self.remote_discarded),
-            ("code_objects_not_kept", lifetime.limbo.overflowed),
-            ("unresolved_not_code", unresolved.not_code),
-            ("unresolved_unreadable", unresolved.unreadable),
-            ("unresolved_name", unresolved.bad_string),
-            ("unresolved_line_table", unresolved.bad_table),
-        ];
-        Stats {
-            collected_samples: totals.samples,
-            dropped_samples: totals.ring_full,
-            duration_ns: duration,
-            engine: self.engine.name(),
-            engine_reason: self.engine_reason.clone(),
-            interval_ns: self.options.interval_ns,
-            requested_rate_hz: 1e9 / self.options.interval_ns as f64,
-            delivered_rate_hz: if measured == 0 { 0.0 } else { totals.samples as f64 * 1e9 / measured as f64 },
-            handler_ns: totals.handler_ns,
-            handler_median_ns: totals.median_handler_ns(),
-            profiler_cpu_ns: own,
-            losses,
-            process_cpu_ns: process,
-            weight_ns: totals.weight_ns,
-            unattributed_ns: if self.wall { totals.dropped_ns } else { process.saturating_sub(totals.weight_ns) },
-            threads: self.threads.len() as u64,
-            memory_bytes: self.sink.profile.memory_bytes(),
-        }
-    }
-
-    fn fill_metadata(&mut self) {
-        let stats = self.stats();
-        let meta = &mut self.sink.profile.meta;
-        meta.engine = stats.engine.to_owned();
-        meta.engine_reason = stats.engine_reason;
-        meta.start_unix_ns = self.start_unix_ns;
-        meta.duration_ns = stats.duration_ns;
-        meta.requested_rate_hz = stats.requested_rate_hz;
-        meta.delivered_rate_hz = stats.delivered_rate_hz;
-        meta.handler_ns = stats.handler_ns;
-        meta.profiler_cpu_ns = stats.profiler_cpu_ns;
-        meta.process_cpu_ns = stats.process_cpu_ns;
-        meta.weight_ns = stats.weight_ns;
-        meta.unattributed_ns = stats.unattributed_ns;
-        meta.losses = stats.losses.into_iter().map(|(reason, count)| (reason.to_owned(), count)).collect();
-        meta.notes.clone_from(&self.notes);
     }
 
     /// Ends the run: no signal is sent any more, every handler has left, every record is in the model.
