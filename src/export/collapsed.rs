@@ -10,11 +10,7 @@ use crate::wtf8;
 use spprof_model::{FunctionKind, Profile, Values};
 use std::io::{self, Write};
 
-pub(crate) fn write(
-    profile: &Profile,
-    out: &mut dyn Write,
-    options: &WriteOptions,
-) -> io::Result<()> {
+pub(crate) fn write(profile: &Profile, out: &mut dyn Write, options: &WriteOptions) -> io::Result<()> {
     let mut table = FrameTable::default();
     // Where frames are told apart by kind alone, the text is the same: number texts, not frames.
     let mut texts: Vec<Vec<u8>> = Vec::new();
@@ -43,12 +39,7 @@ enum Step {
 
 /// In the order of the sorted lines without holding them: frames hold no `;`, so all lines through `frame;` are neighbours, and
 /// sorting what can follow a prefix, at each prefix, sorts the whole.
-fn write_sorted(
-    tree: &MergedTree,
-    texts: &[Vec<u8>],
-    unit: CountUnit,
-    out: &mut dyn Write,
-) -> io::Result<()> {
+fn write_sorted(tree: &MergedTree, texts: &[Vec<u8>], unit: CountUnit, out: &mut dyn Write) -> io::Result<()> {
     let steps = |node: u32| {
         let mut steps = Vec::new();
         for child in tree.children(node) {
@@ -125,12 +116,8 @@ fn escape(out: &mut Vec<u8>, bytes: &[u8]) {
         match point {
             0x5c if escape_at(&points[i..]).is_some() => out.extend_from_slice(b"\\x5c"),
             // What ends a line for some reader, and the separator.
-            0..0x20 | 0x3b | 0x7f..0xa0 => {
-                out.extend_from_slice(format!("\\x{point:02x}").as_bytes())
-            }
-            0x2028 | 0x2029 | 0xd800..0xe000 => {
-                out.extend_from_slice(format!("\\u{point:04x}").as_bytes())
-            }
+            0..0x20 | 0x3b | 0x7f..0xa0 => out.extend_from_slice(format!("\\x{point:02x}").as_bytes()),
+            0x2028 | 0x2029 | 0xd800..0xe000 => out.extend_from_slice(format!("\\u{point:04x}").as_bytes()),
             _ => wtf8::push(out, point),
         }
     }
@@ -144,9 +131,7 @@ fn escape_at(points: &[u32]) -> Option<(u32, usize)> {
         _ => return None,
     };
     let hex = points.get(2..2 + digits)?;
-    let value = hex.iter().try_fold(0, |value, &point| {
-        Some(value << 4 | char::from_u32(point)?.to_digit(16)?)
-    })?;
+    let value = hex.iter().try_fold(0, |value, &point| Some(value << 4 | char::from_u32(point)?.to_digit(16)?))?;
     Some((value, 2 + digits))
 }
 
@@ -178,16 +163,9 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Profile, ReadError> {
             continue;
         }
         let expected = || ReadError::new(start, "expected `frame;...;frame count`");
-        let space = line
-            .iter()
-            .rposition(|&byte| byte == b' ')
-            .ok_or_else(expected)?;
-        let count = std::str::from_utf8(&line[space + 1..])
-            .ok()
-            .and_then(|text| text.parse::<u64>().ok());
-        let count = count
-            .filter(|&count| count <= u64::from(u32::MAX))
-            .ok_or_else(expected)?;
+        let space = line.iter().rposition(|&byte| byte == b' ').ok_or_else(expected)?;
+        let count = std::str::from_utf8(&line[space + 1..]).ok().and_then(|text| text.parse::<u64>().ok());
+        let count = count.filter(|&count| count <= u64::from(u32::MAX)).ok_or_else(expected)?;
         let mut node = spprof_model::NodeId::ROOT;
         for frame in line[..space].split(|&byte| byte == b';') {
             let (name, file, line, kind) = parse_frame(frame);
@@ -196,10 +174,7 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Profile, ReadError> {
         builder.record(0, thread, node, 0, count);
     }
     let mut profile = builder.profile;
-    profile
-        .meta
-        .notes
-        .push("read from collapsed stacks: counts only, no times, no threads".to_owned());
+    profile.meta.notes.push("read from collapsed stacks: counts only, no times, no threads".to_owned());
     Ok(profile)
 }
 
@@ -210,21 +185,13 @@ fn parse_frame(frame: &[u8]) -> (&[u8], &[u8], u32, FunctionKind) {
     let parts = || {
         let inside = frame.strip_suffix(b")")?;
         let open = inside.windows(2).position(|pair| pair == b" (")?;
-        let colon = inside
-            .iter()
-            .rposition(|&byte| byte == b':')
-            .filter(|&colon| colon > open)?;
-        let line = std::str::from_utf8(&inside[colon + 1..])
-            .ok()?
-            .parse()
-            .ok()?;
+        let colon = inside.iter().rposition(|&byte| byte == b':').filter(|&colon| colon > open)?;
+        let line = std::str::from_utf8(&inside[colon + 1..]).ok()?.parse().ok()?;
         Some((&inside[..open], &inside[open + 2..colon], line))
     };
     match parts() {
         Some((name, file, line)) => (name, file, line, FunctionKind::Python),
-        None if frame.starts_with(b"<") && frame.ends_with(b">") => {
-            (frame, b"", 0, FunctionKind::Synthetic)
-        }
+        None if frame.starts_with(b"<") && frame.ends_with(b">") => (frame, b"", 0, FunctionKind::Synthetic),
         None => (frame, b"", 0, FunctionKind::Python),
     }
 }

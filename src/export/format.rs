@@ -42,11 +42,7 @@ impl Format {
     /// By suffix; speedscope if it says nothing.
     #[must_use]
     pub fn from_path(path: &Path) -> Self {
-        let name = path
-            .file_name()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .to_lowercase();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
         let ends = |suffixes: &[&str]| suffixes.iter().any(|suffix| name.ends_with(suffix));
         if ends(&[".collapsed", ".txt", ".folded"]) {
             Self::Collapsed
@@ -95,21 +91,12 @@ pub struct WriteOptions {
 
 impl Default for WriteOptions {
     fn default() -> Self {
-        Self {
-            mark_native: true,
-            count_unit: CountUnit::default(),
-            title: None,
-        }
+        Self { mark_native: true, count_unit: CountUnit::default(), title: None }
     }
 }
 
 /// Writes the whole profile. `out` should be buffered, and is not flushed.
-pub fn write(
-    profile: &Profile,
-    format: Format,
-    out: &mut dyn io::Write,
-    options: &WriteOptions,
-) -> io::Result<()> {
+pub fn write(profile: &Profile, format: Format, out: &mut dyn io::Write, options: &WriteOptions) -> io::Result<()> {
     match format {
         Format::Speedscope => speedscope::write(profile, out, options),
         Format::AggregatedSpeedscope => speedscope::write_aggregated(profile, out, options),

@@ -17,12 +17,7 @@ pub(crate) const NATIVE_MARK: &str = "[native] ";
 pub(crate) fn frame(profile: &Profile, node: NodeId) -> Frame {
     let node = profile.node(node);
     let function = profile.function_info(node.function);
-    Frame {
-        name: function.name,
-        file: function.file,
-        line: node.line,
-        kind: function.kind,
-    }
+    Frame { name: function.name, file: function.file, line: node.line, kind: function.kind }
 }
 
 /// Numbers frames in order of appearance.
@@ -60,17 +55,8 @@ pub(crate) struct MergedNode {
 impl MergedTree {
     /// Only stacks with samples; `key` numbers a node's frame. The values are self values.
     pub fn new(profile: &Profile, values: &Values, mut key: impl FnMut(NodeId) -> u32) -> Self {
-        let used = used_nodes(profile, |i| {
-            values.samples[i] > 0 || values.weight_ns[i] > 0
-        });
-        let blank = MergedNode {
-            parent: 0,
-            key: 0,
-            samples: 0,
-            weight_ns: 0,
-            first_child: 0,
-            sibling: 0,
-        };
+        let used = used_nodes(profile, |i| values.samples[i] > 0 || values.weight_ns[i] > 0);
+        let blank = MergedNode { parent: 0, key: 0, samples: 0, weight_ns: 0, first_child: 0, sibling: 0 };
         let mut tree = Self { nodes: vec![blank] };
         let mut index: FxHashMap<(u32, u32), u32> = FxHashMap::default();
         let mut merged_of = vec![0_u32; profile.nodes().len()];
@@ -84,12 +70,7 @@ impl MergedTree {
                     let sibling = tree.nodes[parent as usize].first_child;
                     let at = tree.nodes.len() as u32;
                     tree.nodes[parent as usize].first_child = at;
-                    tree.nodes.push(MergedNode {
-                        parent,
-                        key,
-                        sibling,
-                        ..blank
-                    });
+                    tree.nodes.push(MergedNode { parent, key, sibling, ..blank });
                     at
                 })
             };
@@ -103,8 +84,7 @@ impl MergedTree {
 
     pub fn children(&self, node: u32) -> impl Iterator<Item = u32> + '_ {
         let first = self.nodes[node as usize].first_child;
-        std::iter::successors(Some(first), |&at| Some(self.nodes[at as usize].sibling))
-            .take_while(|&at| at != 0)
+        std::iter::successors(Some(first), |&at| Some(self.nodes[at as usize].sibling)).take_while(|&at| at != 0)
     }
 }
 

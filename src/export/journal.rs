@@ -21,10 +21,7 @@ impl Journal {
         let mut out = BufWriter::new(File::create(path)?);
         write_header(&mut out, KIND_JOURNAL)?;
         out.flush()?;
-        Ok(Self {
-            path: path.to_owned(),
-            progress: Progress::default(),
-        })
+        Ok(Self { path: path.to_owned(), progress: Progress::default() })
     }
 
     /// Appends what is new. It is with the kernel when this returns (a crash of the machine may still lose it). After an error

@@ -18,12 +18,7 @@ pub struct LoadError {
 impl fmt::Display for LoadError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.offset {
-            Some(offset) => write!(
-                f,
-                "{}: at byte {offset}: {}",
-                self.path.display(),
-                self.message
-            ),
+            Some(offset) => write!(f, "{}: at byte {offset}: {}", self.path.display(), self.message),
             None => write!(f, "{}: {}", self.path.display(), self.message),
         }
     }
@@ -44,10 +39,7 @@ pub(crate) struct ReadError {
 
 impl ReadError {
     pub fn new(offset: usize, message: impl Into<String>) -> Self {
-        Self {
-            offset,
-            message: message.into(),
-        }
+        Self { offset, message: message.into() }
     }
 }
 
@@ -84,10 +76,7 @@ pub fn read(bytes: &[u8], path: &Path) -> Result<Profile, LoadError> {
 fn read_text(bytes: &[u8]) -> Result<Profile, ReadError> {
     collapsed::read(bytes).map_err(|error| {
         if error.offset == 0 {
-            ReadError::new(
-                0,
-                "expected a profile (spprof, speedscope, pprof or collapsed), this is none of them",
-            )
+            ReadError::new(0, "expected a profile (spprof, speedscope, pprof or collapsed), this is none of them")
         } else {
             error
         }
@@ -101,29 +90,16 @@ pub(crate) struct Builder {
 
 impl Builder {
     pub fn new() -> Self {
-        Self {
-            profile: Profile::unlimited(),
-        }
+        Self { profile: Profile::unlimited() }
     }
 
     pub fn thread(&mut self, name: &[u8], os_id: u64) -> ThreadId {
         let name = self.profile.intern(name);
         let name = (name != StringId::EMPTY).then_some(name);
-        self.profile.thread(Thread {
-            os_id,
-            name,
-            ..Thread::default()
-        })
+        self.profile.thread(Thread { os_id, name, ..Thread::default() })
     }
 
-    pub fn child(
-        &mut self,
-        parent: NodeId,
-        name: &[u8],
-        file: &[u8],
-        line: u32,
-        kind: FunctionKind,
-    ) -> NodeId {
+    pub fn child(&mut self, parent: NodeId, name: &[u8], file: &[u8], line: u32, kind: FunctionKind) -> NodeId {
         let function = Function {
             name: self.profile.intern(name),
             file: self.profile.intern(file),
@@ -136,20 +112,7 @@ impl Builder {
         self.profile.child(parent, function, line)
     }
 
-    pub fn record(
-        &mut self,
-        time_ns: u64,
-        thread: ThreadId,
-        node: NodeId,
-        weight_ns: u64,
-        count: u64,
-    ) {
-        self.profile.record_merged(&Sample {
-            time_ns,
-            thread,
-            node,
-            weight_ns,
-            count,
-        });
+    pub fn record(&mut self, time_ns: u64, thread: ThreadId, node: NodeId, weight_ns: u64, count: u64) {
+        self.profile.record_merged(&Sample { time_ns, thread, node, weight_ns, count });
     }
 }

@@ -144,101 +144,50 @@ pub(crate) fn write(profile: &Profile, out: &mut dyn Write) -> io::Result<()> {
         default_sample_type: time.r#type,
         period_type: Some(time),
         period: clamp(meta.interval_ns),
-        comment: comments(profile)
-            .into_iter()
-            .map(|comment| strings.number(comment))
-            .collect(),
+        comment: comments(profile).into_iter().map(|comment| strings.number(comment)).collect(),
         ..Default::default()
     };
     put(&mut out, &head)?;
     let locations = write_samples(profile, &mut strings, &mut out)?;
     write_locations(&locations, &mut out)?;
     write_functions(profile, &locations, &mut strings, &mut out)?;
-    put(
-        &mut out,
-        &proto::Profile {
-            string_table: strings.texts,
-            ..Default::default()
-        },
-    )?;
+    put(&mut out, &proto::Profile { string_table: strings.texts, ..Default::default() })?;
     out.finish()?;
     Ok(())
 }
 
 /// One sample for each thread and stack. Gives the places they name.
-fn write_samples(
-    profile: &Profile,
-    strings: &mut Strings,
-    out: &mut impl Write,
-) -> io::Result<Locations> {
+fn write_samples(profile: &Profile, strings: &mut Strings, out: &mut impl Write) -> io::Result<Locations> {
     let mut sums: FxHashMap<(usize, NodeId), (u64, u64)> = FxHashMap::default();
     for sample in profile.samples() {
-        let sum = sums
-            .entry((sample.thread.index(), sample.node))
-            .or_default();
-        *sum = (
-            sum.0.saturating_add(sample.count),
-            sum.1.saturating_add(sample.weight_ns),
-        );
+        let sum = sums.entry((sample.thread.index(), sample.node)).or_default();
+        *sum = (sum.0.saturating_add(sample.count), sum.1.saturating_add(sample.weight_ns));
     }
     let mut sums: Vec<_> = sums.into_iter().collect();
     sums.sort_unstable_by_key(|&(key, _)| key);
-    let (thread_key, id_key) = (
-        strings.number("thread".to_owned()),
-        strings.number("thread_id".to_owned()),
-    );
+    let (thread_key, id_key) = (strings.number("thread".to_owned()), strings.number("thread_id".to_owned()));
     let mut locations = Locations::default();
     for ((thread, leaf), (count, weight_ns)) in sums {
         let name = strings.number(wtf8::to_text(&thread_name(profile, thread)));
         let os_id = profile.threads()[thread].os_id as i64;
         let sample = proto::Sample {
-            location_id: profile
-                .stack(leaf)
-                .map(|node| locations.number(profile, node))
-                .collect(),
+            location_id: profile.stack(leaf).map(|node| locations.number(profile, node)).collect(),
             value: vec![clamp(count), clamp(weight_ns)],
             label: vec![
-                proto::Label {
-                    key: thread_key,
-                    str: name,
-                    num: 0,
-                },
-                proto::Label {
-                    key: id_key,
-                    str: 0,
-                    num: os_id,
-                },
+                proto::Label { key: thread_key, str: name, num: 0 },
+                proto::Label { key: id_key, str: 0, num: os_id },
             ],
         };
-        put(
-            out,
-            &proto::Profile {
-                sample: vec![sample],
-                ..Default::default()
-            },
-        )?;
+        put(out, &proto::Profile { sample: vec![sample], ..Default::default() })?;
     }
     Ok(locations)
 }
 
 fn write_locations(locations: &Locations, out: &mut impl Write) -> io::Result<()> {
     for (i, &(function, line)) in locations.rows.iter().enumerate() {
-        let line = proto::Line {
-            function_id: u64::from(function) + 1,
-            line: i64::from(line),
-        };
-        let location = proto::Location {
-            id: i as u64 + 1,
-            mapping_id: 1,
-            line: vec![line],
-        };
-        put(
-            out,
-            &proto::Profile {
-                location: vec![location],
-                ..Default::default()
-            },
-        )?;
+        let line = proto::Line { function_id: u64::from(function) + 1, line: i64::from(line) };
+        let location = proto::Location { id: i as u64 + 1, mapping_id: 1, line: vec![line] };
+        put(out, &proto::Profile { location: vec![location], ..Default::default() })?;
     }
     Ok(())
 }
@@ -249,11 +198,7 @@ fn write_functions(
     strings: &mut Strings,
     out: &mut impl Write,
 ) -> io::Result<()> {
-    let mut used: Vec<u32> = locations
-        .rows
-        .iter()
-        .map(|&(function, _)| function)
-        .collect();
+    let mut used: Vec<u32> = locations.rows.iter().map(|&(function, _)| function).collect();
     used.sort_unstable();
     used.dedup();
     for i in used {
@@ -269,13 +214,7 @@ fn write_functions(
             filename: strings.number(wtf8::to_text(profile.bytes(function.file))),
             start_line: i64::from(function.first_line),
         };
-        put(
-            out,
-            &proto::Profile {
-                function: vec![function],
-                ..Default::default()
-            },
-        )?;
+        put(out, &proto::Profile { function: vec![function], ..Default::default() })?;
     }
     Ok(())
 }
@@ -290,14 +229,8 @@ fn comments(profile: &Profile) -> Vec<String> {
         format!("python: {}", meta.python_version),
         format!("platform: {}", meta.platform),
         format!("command: {}", meta.argv.join(" ")),
-        format!(
-            "rate: requested {} Hz, delivered {} Hz",
-            meta.requested_rate_hz, meta.delivered_rate_hz
-        ),
-        format!(
-            "unattributed: {} ns of {} ns process CPU time",
-            meta.unattributed_ns, meta.process_cpu_ns
-        ),
+        format!("rate: requested {} Hz, delivered {} Hz", meta.requested_rate_hz, meta.delivered_rate_hz),
+        format!("unattributed: {} ns of {} ns process CPU time", meta.unattributed_ns, meta.process_cpu_ns),
     ];
     comments.extend(
         profile

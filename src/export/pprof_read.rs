@@ -15,96 +15,59 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Profile, ReadError> {
     let mut unpacked = Vec::new();
     let mut decoder = MultiGzDecoder::new(bytes).take(MAX_UNPACKED_BYTES + 1);
     if let Err(error) = decoder.read_to_end(&mut unpacked) {
-        return Err(ReadError::new(
-            bytes.len(),
-            format!("expected more or other gzip data: {error}"),
-        ));
+        return Err(ReadError::new(bytes.len(), format!("expected more or other gzip data: {error}")));
     }
     if unpacked.len() as u64 > MAX_UNPACKED_BYTES {
-        return Err(ReadError::new(
-            bytes.len(),
-            "expected at most 1 GiB of unpacked data",
-        ));
+        return Err(ReadError::new(bytes.len(), "expected at most 1 GiB of unpacked data"));
     }
     let invalid = |what: &str| ReadError::new(0, format!("expected a pprof profile, but {what}"));
-    let file =
-        proto::Profile::decode(&unpacked[..]).map_err(|error| invalid(&error.to_string()))?;
+    let file = proto::Profile::decode(&unpacked[..]).map_err(|error| invalid(&error.to_string()))?;
     drop(unpacked);
-    let string = |i: i64| {
-        usize::try_from(i)
-            .ok()
-            .and_then(|i| file.string_table.get(i))
-            .map_or("", String::as_str)
-    };
+    let string = |i: i64| usize::try_from(i).ok().and_then(|i| file.string_table.get(i)).map_or("", String::as_str);
     let type_index = |wanted: &dyn Fn(&str, &str) -> bool| {
-        file.sample_type
-            .iter()
-            .position(|value| wanted(string(value.r#type), string(value.unit)))
+        file.sample_type.iter().position(|value| wanted(string(value.r#type), string(value.unit)))
     };
     let count_index = type_index(&|_, unit| unit == "count");
     let time_index = type_index(&|_, unit| unit == "nanoseconds");
     if count_index.is_none() && time_index.is_none() {
         return Err(invalid("it has neither counts nor nanoseconds"));
     }
-    let functions: FxHashMap<u64, &proto::Function> =
-        file.function.iter().map(|f| (f.id, f)).collect();
-    let locations: FxHashMap<u64, &proto::Location> =
-        file.location.iter().map(|l| (l.id, l)).collect();
+    let functions: FxHashMap<u64, &proto::Function> = file.function.iter().map(|f| (f.id, f)).collect();
+    let locations: FxHashMap<u64, &proto::Location> = file.location.iter().map(|l| (l.id, l)).collect();
     let mut builder = Builder::new();
     let meta = &mut builder.profile.meta;
     if let Some(i) = time_index {
-        meta.clock = if string(file.sample_type[i].r#type) == "wall" {
-            "wall"
-        } else {
-            "cpu"
-        }
-        .to_owned();
+        meta.clock = if string(file.sample_type[i].r#type) == "wall" { "wall" } else { "cpu" }.to_owned();
     }
     meta.exporter.clear();
     meta.start_unix_ns = u64::try_from(file.time_nanos).unwrap_or(0);
     meta.duration_ns = u64::try_from(file.duration_nanos).unwrap_or(0);
     meta.interval_ns = u64::try_from(file.period).unwrap_or(0);
-    meta.notes.extend(
-        file.comment
-            .iter()
-            .map(|&comment| string(comment).to_owned()),
-    );
+    meta.notes.extend(file.comment.iter().map(|&comment| string(comment).to_owned()));
     let mut threads: FxHashMap<(&str, u64), ThreadId> = FxHashMap::default();
     for sample in &file.sample {
         let label = |key| sample.label.iter().find(|label| string(label.key) == key);
         let name = label("thread").map_or("", |label| string(label.str));
         let os_id = label("thread_id").map_or(0, |label| label.num as u64);
-        let thread = *threads
-            .entry((name, os_id))
-            .or_insert_with(|| builder.thread(name.as_bytes(), os_id));
+        let thread = *threads.entry((name, os_id)).or_insert_with(|| builder.thread(name.as_bytes(), os_id));
         let mut node = NodeId::ROOT;
         for id in sample.location_id.iter().rev() {
-            let location = locations
-                .get(id)
-                .ok_or_else(|| invalid(&format!("location {id} is missing")))?;
+            let location = locations.get(id).ok_or_else(|| invalid(&format!("location {id} is missing")))?;
             for line in location.line.iter().rev() {
                 let (name, file, kind) = match functions.get(&line.function_id) {
-                    Some(function) => (
-                        string(function.name),
-                        string(function.filename),
-                        kind(string(function.system_name)),
-                    ),
+                    Some(function) => {
+                        (string(function.name), string(function.filename), kind(string(function.system_name)))
+                    }
                     None => {
-                        return Err(invalid(&format!(
-                            "function {} is missing",
-                            line.function_id
-                        )));
+                        return Err(invalid(&format!("function {} is missing", line.function_id)));
                     }
                 };
                 let line = u32::try_from(line.line).unwrap_or(0);
                 node = builder.child(node, name.as_bytes(), file.as_bytes(), line, kind);
             }
         }
-        let value = |index: Option<usize>| {
-            index
-                .and_then(|i| sample.value.get(i))
-                .and_then(|&value| u64::try_from(value).ok())
-        };
+        let value =
+            |index: Option<usize>| index.and_then(|i| sample.value.get(i)).and_then(|&value| u64::try_from(value).ok());
         let count = value(count_index).unwrap_or(1).min(u64::from(u32::MAX));
         builder.record(0, thread, node, value(time_index).unwrap_or(0), count);
     }

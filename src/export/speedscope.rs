@@ -14,20 +14,12 @@ use std::io::{self, Write};
 const CACHE_BYTES: usize = 16 << 20;
 
 /// One entry per sample on the timeline.
-pub(crate) fn write(
-    profile: &Profile,
-    out: &mut dyn Write,
-    options: &WriteOptions,
-) -> io::Result<()> {
+pub(crate) fn write(profile: &Profile, out: &mut dyn Write, options: &WriteOptions) -> io::Result<()> {
     write_file(profile, out, options, "spprof profile", &by_thread(profile))
 }
 
 /// One entry per thread and unique stack, in order of first appearance.
-pub(crate) fn write_aggregated(
-    profile: &Profile,
-    out: &mut dyn Write,
-    options: &WriteOptions,
-) -> io::Result<()> {
+pub(crate) fn write_aggregated(profile: &Profile, out: &mut dyn Write, options: &WriteOptions) -> io::Result<()> {
     let threads = by_thread(profile)
         .into_iter()
         .map(|entries| {
@@ -36,22 +28,14 @@ pub(crate) fn write_aggregated(
             for entry in entries {
                 let slot = *slots.entry(entry.node).or_insert(merged.len());
                 match merged.get_mut(slot) {
-                    Some(known) => {
-                        known.weight_ns = known.weight_ns.saturating_add(entry.weight_ns)
-                    }
+                    Some(known) => known.weight_ns = known.weight_ns.saturating_add(entry.weight_ns),
                     None => merged.push(entry),
                 }
             }
             merged
         })
         .collect::<Vec<_>>();
-    write_file(
-        profile,
-        out,
-        options,
-        "spprof profile (aggregated)",
-        &threads,
-    )
+    write_file(profile, out, options, "spprof profile (aggregated)", &threads)
 }
 
 #[derive(Clone, Copy)]
@@ -67,13 +51,7 @@ fn by_thread(profile: &Profile) -> Vec<Vec<Entry>> {
         sizes[sample.thread.index()] += 1;
     }
     let mut threads: Vec<Vec<Entry>> = sizes.into_iter().map(Vec::with_capacity).collect();
-    for Sample {
-        thread,
-        node,
-        weight_ns,
-        ..
-    } in profile.samples()
-    {
+    for Sample { thread, node, weight_ns, .. } in profile.samples() {
         threads[thread.index()].push(Entry { node, weight_ns });
     }
     threads
@@ -91,23 +69,12 @@ fn write_file(
     write_frames(profile, &stacks.table, out, options)?;
     out.write_all(b"\"profiles\":[")?;
     let mut first = true;
-    for (thread, entries) in threads
-        .iter()
-        .enumerate()
-        .filter(|(_, entries)| !entries.is_empty())
-    {
-        out.write_all(if std::mem::take(&mut first) {
-            b"\n"
-        } else {
-            b",\n"
-        })?;
+    for (thread, entries) in threads.iter().enumerate().filter(|(_, entries)| !entries.is_empty()) {
+        out.write_all(if std::mem::take(&mut first) { b"\n" } else { b",\n" })?;
         write_thread(profile, thread, entries, &mut stacks, out)?;
     }
     writeln!(out, "],\n\"name\":\"{name}\",")?;
-    let meta = Metadata {
-        losses: profile.losses(),
-        ..profile.meta.clone()
-    };
+    let meta = Metadata { losses: profile.losses(), ..profile.meta.clone() };
     let mut tail = b"\"exporter\":".to_vec();
     wtf8::push_json(&mut tail, meta.exporter.as_bytes());
     tail.extend_from_slice(b",\n\"spprof\":");
@@ -116,21 +83,12 @@ fn write_file(
     out.write_all(&tail)
 }
 
-fn write_frames(
-    profile: &Profile,
-    table: &FrameTable,
-    out: &mut dyn Write,
-    options: &WriteOptions,
-) -> io::Result<()> {
+fn write_frames(profile: &Profile, table: &FrameTable, out: &mut dyn Write, options: &WriteOptions) -> io::Result<()> {
     out.write_all(b"\"shared\":{\"frames\":[")?;
     let mut text = Vec::new();
     for (i, frame) in table.frames.iter().enumerate() {
         text.clear();
-        text.extend_from_slice(if i == 0 {
-            b"\n{\"name\":"
-        } else {
-            b",\n{\"name\":"
-        });
+        text.extend_from_slice(if i == 0 { b"\n{\"name\":" } else { b",\n{\"name\":" });
         if frame.kind == FunctionKind::Native && options.mark_native {
             let marked = [NATIVE_MARK.as_bytes(), profile.bytes(frame.name)].concat();
             wtf8::push_json(&mut text, &marked);
@@ -156,15 +114,10 @@ fn write_thread(
 ) -> io::Result<()> {
     let mut name = Vec::new();
     wtf8::push_json(&mut name, &thread_name(profile, thread));
-    let end_value = entries
-        .iter()
-        .fold(0_u64, |sum, entry| sum.saturating_add(entry.weight_ns));
+    let end_value = entries.iter().fold(0_u64, |sum, entry| sum.saturating_add(entry.weight_ns));
     out.write_all(b"{\"type\":\"sampled\",\"name\":")?;
     out.write_all(&name)?;
-    write!(
-        out,
-        ",\"unit\":\"nanoseconds\",\"startValue\":0,\"endValue\":{end_value},\n\"samples\":["
-    )?;
+    write!(out, ",\"unit\":\"nanoseconds\",\"startValue\":0,\"endValue\":{end_value},\n\"samples\":[")?;
     for (i, entry) in entries.iter().enumerate() {
         if i > 0 {
             out.write_all(b",")?;
@@ -202,22 +155,10 @@ impl<'a> Stacks<'a> {
         }
         let mut table = FrameTable::default();
         let mut frame_of = vec![0; nodes];
-        for (i, _) in used_nodes(profile, |i| sampled[i])
-            .iter()
-            .enumerate()
-            .skip(1)
-            .filter(|(_, used)| **used)
-        {
+        for (i, _) in used_nodes(profile, |i| sampled[i]).iter().enumerate().skip(1).filter(|(_, used)| **used) {
             frame_of[i] = table.number(frame(profile, NodeId::from_index(i as u32)));
         }
-        Self {
-            profile,
-            table,
-            frame_of,
-            text: Vec::new(),
-            place: vec![(0, 0); nodes],
-            scratch: Vec::new(),
-        }
+        Self { profile, table, frame_of, text: Vec::new(), place: vec![(0, 0); nodes], scratch: Vec::new() }
     }
 
     fn render(&mut self, leaf: NodeId) -> &[u8] {
@@ -231,11 +172,7 @@ impl<'a> Stacks<'a> {
         }
         let start = self.text.len();
         self.scratch.clear();
-        self.scratch.extend(
-            self.profile
-                .stack(leaf)
-                .map(|node| self.frame_of[node.index()]),
-        );
+        self.scratch.extend(self.profile.stack(leaf).map(|node| self.frame_of[node.index()]));
         self.text.push(b'[');
         let mut number = itoa::Buffer::new();
         for (i, &frame) in self.scratch.iter().rev().enumerate() {

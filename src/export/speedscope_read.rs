@@ -45,27 +45,19 @@ struct ThreadProfile<'a> {
 }
 
 pub(crate) fn read(bytes: &[u8]) -> Result<Profile, ReadError> {
-    let text = std::str::from_utf8(bytes)
-        .map_err(|error| ReadError::new(error.valid_up_to(), "expected UTF-8"))?;
-    let file: File = serde_json::from_str(text).map_err(|error| {
-        ReadError::new(
-            offset(text, &error),
-            format!("expected speedscope JSON: {error}"),
-        )
-    })?;
+    let text = std::str::from_utf8(bytes).map_err(|error| ReadError::new(error.valid_up_to(), "expected UTF-8"))?;
+    let file: File = serde_json::from_str(text)
+        .map_err(|error| ReadError::new(offset(text, &error), format!("expected speedscope JSON: {error}")))?;
     // What is wrong with the content has no offset of its own; it is told by its place in the document.
-    let invalid =
-        |what: String| ReadError::new(0, format!("expected a speedscope profile, but {what}"));
+    let invalid = |what: String| ReadError::new(0, format!("expected a speedscope profile, but {what}"));
     let string = |raw: Option<&RawValue>| match raw.map(RawValue::get) {
         None | Some("null") => Some(Vec::new()),
         Some(literal) => wtf8::from_json(literal),
     };
     let mut frames = Vec::new();
     for (i, frame) in file.shared.frames.iter().enumerate() {
-        let name =
-            string(Some(frame.name)).ok_or_else(|| invalid(format!("frame {i} has no name")))?;
-        let source = string(frame.file)
-            .ok_or_else(|| invalid(format!("the file of frame {i} is no string")))?;
+        let name = string(Some(frame.name)).ok_or_else(|| invalid(format!("frame {i} has no name")))?;
+        let source = string(frame.file).ok_or_else(|| invalid(format!("the file of frame {i} is no string")))?;
         let (name, kind) = match name.strip_prefix(NATIVE_MARK.as_bytes()) {
             Some(name) => (name.to_vec(), FunctionKind::Native),
             None if source.is_empty() && name.starts_with(b"<") => (name, FunctionKind::Synthetic),
@@ -81,10 +73,7 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Profile, ReadError> {
     }
     for (i, thread) in file.profiles.iter().enumerate() {
         if thread.r#type != "sampled" {
-            return Err(invalid(format!(
-                "profile {i} is of type {:?}, only \"sampled\" can be read",
-                thread.r#type
-            )));
+            return Err(invalid(format!("profile {i} is of type {:?}, only \"sampled\" can be read", thread.r#type)));
         }
         if thread.samples.len() != thread.weights.len() {
             return Err(invalid(format!(
@@ -99,30 +88,19 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Profile, ReadError> {
             "milliseconds" => 1e6,
             "seconds" => 1e9,
             other => {
-                return Err(invalid(format!(
-                    "profile {i} is in {other:?}, which is no time"
-                )));
+                return Err(invalid(format!("profile {i} is in {other:?}, which is no time")));
             }
         };
-        let name =
-            string(Some(thread.name)).ok_or_else(|| invalid(format!("profile {i} has no name")))?;
-        let os_id = name
-            .strip_prefix(b"Thread-")
-            .and_then(|id| std::str::from_utf8(id).ok()?.parse().ok());
-        let id = builder.thread(
-            if os_id.is_some() { b"" } else { &name },
-            os_id.unwrap_or(0),
-        );
+        let name = string(Some(thread.name)).ok_or_else(|| invalid(format!("profile {i} has no name")))?;
+        let os_id = name.strip_prefix(b"Thread-").and_then(|id| std::str::from_utf8(id).ok()?.parse().ok());
+        let id = builder.thread(if os_id.is_some() { b"" } else { &name }, os_id.unwrap_or(0));
         let mut time_ns = 0_u64;
         for (stack, &weight) in thread.samples.iter().zip(&thread.weights) {
             let mut node = NodeId::ROOT;
             for &frame in stack {
-                let (name, file, line, kind) = frames.get(frame as usize).ok_or_else(|| {
-                    invalid(format!(
-                        "profile {i} names frame {frame} of {}",
-                        frames.len()
-                    ))
-                })?;
+                let (name, file, line, kind) = frames
+                    .get(frame as usize)
+                    .ok_or_else(|| invalid(format!("profile {i} names frame {frame} of {}", frames.len())))?;
                 node = builder.child(node, name, file, *line, *kind);
             }
             let weight_ns = (weight * unit_ns).max(0.0) as u64;

@@ -118,20 +118,9 @@ pub(crate) mod rows {
 pub(crate) fn write(profile: &Profile, out: &mut dyn Write) -> io::Result<()> {
     write_header(out, KIND_FINAL)?;
     Progress::default().write_new(profile, &profile.meta, out)?;
-    for column in profile
-        .columns()
-        .filter(|&column| !is_of_samples(profile, column))
-    {
+    for column in profile.columns().filter(|&column| !is_of_samples(profile, column)) {
         let values = profile.column(column).unwrap_or_default().to_vec();
-        write_chunk(
-            out,
-            COLUMN,
-            &rows::Column {
-                name: column.name().to_owned(),
-                values,
-            }
-            .encode_to_vec(),
-        )?;
+        write_chunk(out, COLUMN, &rows::Column { name: column.name().to_owned(), values }.encode_to_vec())?;
     }
     write_chunk(out, END, &[])
 }
@@ -148,8 +137,7 @@ pub(crate) fn write_header(out: &mut dyn Write, kind: u16) -> io::Result<()> {
 }
 
 fn write_chunk(out: &mut dyn Write, kind: [u8; 4], payload: &[u8]) -> io::Result<()> {
-    let len = u32::try_from(payload.len())
-        .map_err(|_| io::Error::other("a chunk is larger than 4 GiB"))?;
+    let len = u32::try_from(payload.len()).map_err(|_| io::Error::other("a chunk is larger than 4 GiB"))?;
     out.write_all(&kind)?;
     out.write_all(&len.to_le_bytes())?;
     out.write_all(&checksum(kind, payload).to_le_bytes())?;
@@ -172,13 +160,7 @@ pub(crate) fn kind_number(kind: FunctionKind) -> u32 {
 }
 
 pub(crate) fn kind_of_number(number: u32) -> Option<FunctionKind> {
-    [
-        FunctionKind::Python,
-        FunctionKind::Native,
-        FunctionKind::Synthetic,
-    ]
-    .get(number as usize)
-    .copied()
+    [FunctionKind::Python, FunctionKind::Native, FunctionKind::Synthetic].get(number as usize).copied()
 }
 
 /// How much of a growing profile is in the file already.
@@ -194,21 +176,13 @@ pub(crate) struct Progress {
 
 impl Progress {
     /// Writes what is new since the last call, definitions before their use, the metadata last.
-    pub fn write_new(
-        &mut self,
-        profile: &Profile,
-        meta: &Metadata,
-        out: &mut dyn Write,
-    ) -> io::Result<()> {
+    pub fn write_new(&mut self, profile: &Profile, meta: &Metadata, out: &mut dyn Write) -> io::Result<()> {
         self.write_strings(profile, out)?;
         self.write_functions(profile, out)?;
         self.write_nodes(profile, out)?;
         self.write_threads(profile, out)?;
         self.write_samples(profile, out)?;
-        let meta = Metadata {
-            losses: losses(profile, meta),
-            ..meta.clone()
-        };
+        let meta = Metadata { losses: losses(profile, meta), ..meta.clone() };
         write_chunk(out, METADATA, &serde_json::to_vec(&meta)?)
     }
 
@@ -268,10 +242,7 @@ impl Progress {
                 if !chunk.threads.is_empty() {
                     write_chunk(out, THREADS, &chunk.encode_to_vec())?;
                 }
-                chunk = rows::Threads {
-                    first: i as u32,
-                    threads: Vec::new(),
-                };
+                chunk = rows::Threads { first: i as u32, threads: Vec::new() };
             }
             chunk.threads.push(rows::Thread {
                 os_id: thread.os_id,
@@ -294,22 +265,15 @@ impl Progress {
         let (mut position, samples) = profile.samples_from(self.position);
         let mut samples = samples.peekable();
         while samples.peek().is_some() {
-            let mut chunk = rows::Samples {
-                position,
-                ..Default::default()
-            };
+            let mut chunk = rows::Samples { position, ..Default::default() };
             let mut before_ns = 0_u64;
             for sample in samples.by_ref().take(ROWS) {
-                chunk
-                    .time_ns
-                    .push(sample.time_ns.wrapping_sub(before_ns) as i64);
+                chunk.time_ns.push(sample.time_ns.wrapping_sub(before_ns) as i64);
                 before_ns = sample.time_ns;
                 chunk.thread.push(sample.thread.index() as u32);
                 chunk.node.push(sample.node.index() as u32);
                 chunk.weight_ns.push(sample.weight_ns);
-                chunk
-                    .count
-                    .push(u32::try_from(sample.count).unwrap_or(u32::MAX));
+                chunk.count.push(u32::try_from(sample.count).unwrap_or(u32::MAX));
                 position += sample.count;
             }
             if chunk.count.iter().all(|&count| count == 1) {

@@ -2,42 +2,28 @@
 
 use crate::load::ReadError;
 use crate::spprof::{
-    self, CHUNK_HEADER_BYTES, COLUMN, END, FUNCTIONS, HEADER_BYTES, KIND_FINAL, KIND_JOURNAL,
-    MAGIC, METADATA, NODES, SAMPLES, STRINGS, THREADS, VERSION, checksum, rows,
+    self, CHUNK_HEADER_BYTES, COLUMN, END, FUNCTIONS, HEADER_BYTES, KIND_FINAL, KIND_JOURNAL, MAGIC, METADATA, NODES,
+    SAMPLES, STRINGS, THREADS, VERSION, checksum, rows,
 };
 use prost::Message;
-use spprof_model::{
-    Column, Function, FunctionId, Metadata, NodeId, Profile, Sample, StringId, Thread, ThreadId,
-};
+use spprof_model::{Column, Function, FunctionId, Metadata, NodeId, Profile, Sample, StringId, Thread, ThreadId};
 
 pub(crate) fn read(bytes: &[u8]) -> Result<Profile, ReadError> {
     let header = bytes.get(..HEADER_BYTES).ok_or_else(|| {
-        ReadError::new(
-            bytes.len(),
-            format!("expected a header of {HEADER_BYTES} bytes, the file ends here"),
-        )
+        ReadError::new(bytes.len(), format!("expected a header of {HEADER_BYTES} bytes, the file ends here"))
     })?;
     if header[..8] != MAGIC {
-        return Err(ReadError::new(
-            4,
-            "expected the rest of an spprof header (was the file changed as text?)",
-        ));
+        return Err(ReadError::new(4, "expected the rest of an spprof header (was the file changed as text?)"));
     }
     let version = u16::from_le_bytes([header[8], header[9]]);
     if version != VERSION {
-        return Err(ReadError::new(
-            8,
-            format!("expected format version {VERSION}, this is version {version}"),
-        ));
+        return Err(ReadError::new(8, format!("expected format version {VERSION}, this is version {version}")));
     }
     let journal = match u16::from_le_bytes([header[10], header[11]]) {
         KIND_FINAL => false,
         KIND_JOURNAL => true,
         kind => {
-            return Err(ReadError::new(
-                10,
-                format!("expected kind 0 (final) or 1 (journal), found {kind}"),
-            ));
+            return Err(ReadError::new(10, format!("expected kind 0 (final) or 1 (journal), found {kind}")));
         }
     };
     let mut reader = Reader::new();
@@ -54,10 +40,7 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Profile, ReadError> {
         // Behind the last whole chunk there is nothing, a torn chunk, or damage; what is before stands.
         Some(error) if offset < bytes.len() => {
             let rest = bytes.len() - offset;
-            reader.meta.notes.push(format!(
-                "the journal's last {rest} bytes were not read: {}",
-                error.message
-            ));
+            reader.meta.notes.push(format!("the journal's last {rest} bytes were not read: {}", error.message));
         }
         _ => {}
     }
@@ -72,13 +55,8 @@ struct Chunk<'a> {
 
 fn chunk_at(bytes: &[u8], offset: usize) -> Result<Chunk<'_>, ReadError> {
     let rest = &bytes[offset..];
-    let Some(&[k0, k1, k2, k3, l0, l1, l2, l3, c0, c1, c2, c3]) =
-        rest.first_chunk::<CHUNK_HEADER_BYTES>()
-    else {
-        return Err(ReadError::new(
-            bytes.len(),
-            "expected another chunk, the file is cut off here",
-        ));
+    let Some(&[k0, k1, k2, k3, l0, l1, l2, l3, c0, c1, c2, c3]) = rest.first_chunk::<CHUNK_HEADER_BYTES>() else {
+        return Err(ReadError::new(bytes.len(), "expected another chunk, the file is cut off here"));
     };
     let kind = [k0, k1, k2, k3];
     let len = u32::from_le_bytes([l0, l1, l2, l3]) as usize;
@@ -87,9 +65,7 @@ fn chunk_at(bytes: &[u8], offset: usize) -> Result<Chunk<'_>, ReadError> {
         let name = String::from_utf8_lossy(&kind).into_owned();
         return Err(ReadError::new(
             offset,
-            format!(
-                "expected a chunk {name:?} of {len} bytes, the file is cut off after {there} of them"
-            ),
+            format!("expected a chunk {name:?} of {len} bytes, the file is cut off after {there} of them"),
         ));
     };
     if checksum(kind, payload) != u32::from_le_bytes([c0, c1, c2, c3]) {
@@ -99,11 +75,7 @@ fn chunk_at(bytes: &[u8], offset: usize) -> Result<Chunk<'_>, ReadError> {
             format!("expected a chunk {name:?} that matches its checksum, it is damaged"),
         ));
     }
-    Ok(Chunk {
-        kind,
-        payload,
-        offset,
-    })
+    Ok(Chunk { kind, payload, offset })
 }
 
 /// The file's tables, by the file's own ids.
@@ -139,30 +111,18 @@ impl Reader {
     fn take(&mut self, chunk: &Chunk) -> Result<bool, ReadError> {
         let invalid = |what: &str| {
             let name = String::from_utf8_lossy(&chunk.kind).into_owned();
-            ReadError::new(
-                chunk.offset,
-                format!("expected a valid chunk {name:?}, but {what}"),
-            )
+            ReadError::new(chunk.offset, format!("expected a valid chunk {name:?}, but {what}"))
         };
         let invalid_proto = |error: prost::DecodeError| invalid(&error.to_string());
         let taken = match chunk.kind {
-            STRINGS => {
-                self.take_strings(&rows::Strings::decode(chunk.payload).map_err(invalid_proto)?)
-            }
-            FUNCTIONS => {
-                self.take_functions(&rows::Functions::decode(chunk.payload).map_err(invalid_proto)?)
-            }
+            STRINGS => self.take_strings(&rows::Strings::decode(chunk.payload).map_err(invalid_proto)?),
+            FUNCTIONS => self.take_functions(&rows::Functions::decode(chunk.payload).map_err(invalid_proto)?),
             NODES => self.take_nodes(&rows::Nodes::decode(chunk.payload).map_err(invalid_proto)?),
-            THREADS => {
-                self.take_threads(&rows::Threads::decode(chunk.payload).map_err(invalid_proto)?)
-            }
-            SAMPLES => {
-                self.take_samples(&rows::Samples::decode(chunk.payload).map_err(invalid_proto)?)
-            }
+            THREADS => self.take_threads(&rows::Threads::decode(chunk.payload).map_err(invalid_proto)?),
+            SAMPLES => self.take_samples(&rows::Samples::decode(chunk.payload).map_err(invalid_proto)?),
             COLUMN => self.take_column(rows::Column::decode(chunk.payload).map_err(invalid_proto)?),
             METADATA => {
-                self.meta = serde_json::from_slice(chunk.payload)
-                    .map_err(|error| invalid(&error.to_string()))?;
+                self.meta = serde_json::from_slice(chunk.payload).map_err(|error| invalid(&error.to_string()))?;
                 Some(())
             }
             END => return Ok(true),
@@ -170,9 +130,7 @@ impl Reader {
             [b'a'..=b'z', ..] => Some(()),
             _ => return Err(invalid("its type is unknown")),
         };
-        taken
-            .map(|()| false)
-            .ok_or_else(|| invalid("its rows do not fit each other or what came before"))
+        taken.map(|()| false).ok_or_else(|| invalid("its rows do not fit each other or what came before"))
     }
 
     fn take_strings(&mut self, chunk: &rows::Strings) -> Option<()> {
@@ -202,8 +160,7 @@ impl Reader {
         for i in 0..chunk.parent.len() {
             let parent = *self.nodes.get(chunk.parent[i] as usize)?;
             let function = *self.functions.get(*chunk.function.get(i)? as usize)?;
-            self.nodes
-                .push(self.profile.child(parent, function, *chunk.line.get(i)?));
+            self.nodes.push(self.profile.child(parent, function, *chunk.line.get(i)?));
         }
         Some(())
     }
@@ -238,19 +195,13 @@ impl Reader {
         if chunk.position > self.recorded {
             return None;
         }
-        let keep = self
-            .samples
-            .partition_point(|&(position, _)| position < chunk.position);
+        let keep = self.samples.partition_point(|&(position, _)| position < chunk.position);
         let mut decoded = Vec::with_capacity(chunk.time_ns.len());
         let mut position = chunk.position;
         let mut time_ns = 0_u64;
         for (i, &delta_ns) in chunk.time_ns.iter().enumerate() {
             time_ns = time_ns.wrapping_add(delta_ns as u64);
-            let count = if chunk.count.is_empty() {
-                1
-            } else {
-                *chunk.count.get(i)?
-            };
+            let count = if chunk.count.is_empty() { 1 } else { *chunk.count.get(i)? };
             let sample = Sample {
                 time_ns,
                 thread: *self.threads.get(*chunk.thread.get(i)? as usize)?,
@@ -283,12 +234,7 @@ impl Reader {
             self.profile.record_merged(sample);
         }
         for (column, values) in self.columns {
-            for (&node, value) in self
-                .nodes
-                .iter()
-                .zip(values)
-                .filter(|&(_, value)| value > 0)
-            {
+            for (&node, value) in self.nodes.iter().zip(values).filter(|&(_, value)| value > 0) {
                 self.profile.add(column, node, value);
             }
         }

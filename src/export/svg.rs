@@ -30,35 +30,19 @@ struct Bar {
     total: u64,
 }
 
-pub(crate) fn write(
-    profile: &Profile,
-    out: &mut dyn Write,
-    options: &WriteOptions,
-) -> io::Result<()> {
+pub(crate) fn write(profile: &Profile, out: &mut dyn Write, options: &WriteOptions) -> io::Result<()> {
     let mut table = FrameTable::default();
     let values = Values::of_profile(profile);
     let timed = values.weight_ns.iter().any(|&weight_ns| weight_ns > 0);
     // A flame graph shows functions; their lines are for other formats.
-    let tree = MergedTree::new(profile, &values, |node| {
-        table.number(Frame {
-            line: 0,
-            ..frame(profile, node)
-        })
-    });
-    let mut totals: Vec<u64> = tree
-        .nodes
-        .iter()
-        .map(|node| if timed { node.weight_ns } else { node.samples })
-        .collect();
+    let tree = MergedTree::new(profile, &values, |node| table.number(Frame { line: 0, ..frame(profile, node) }));
+    let mut totals: Vec<u64> =
+        tree.nodes.iter().map(|node| if timed { node.weight_ns } else { node.samples }).collect();
     for i in (1..totals.len()).rev() {
         let parent = tree.nodes[i].parent as usize;
         totals[parent] = totals[parent].saturating_add(totals[i]);
     }
-    let names: Vec<String> = table
-        .frames
-        .iter()
-        .map(|frame| wtf8::to_text(profile.bytes(frame.name)))
-        .collect();
+    let names: Vec<String> = table.frames.iter().map(|frame| wtf8::to_text(profile.bytes(frame.name))).collect();
     let layout = lay_out(&tree, &totals, &names);
     let depth = layout.bars.iter().map(|bar| bar.depth).max().unwrap_or(0);
     let height = HEADER + (depth + 1) * ROW + 30;
@@ -71,11 +55,7 @@ pub(crate) fn write(
     )?;
     let amount = |value: u64| amount(value, timed);
     let total = totals[0];
-    writeln!(
-        out,
-        "<text x=\"{MARGIN}\" y=\"40\">{}</text>",
-        xml(&summary(profile, &amount(total), timed))
-    )?;
+    writeln!(out, "<text x=\"{MARGIN}\" y=\"40\">{}</text>", xml(&summary(profile, &amount(total), timed)))?;
     if layout.left_out > 0 {
         let what = format!(
             "{} stacks too narrow or too deep to draw are left out: {} ({})",
@@ -101,11 +81,7 @@ pub(crate) fn write(
                 let frame = &table.frames[bar.key as usize];
                 let name = names[bar.key as usize].clone();
                 let file = wtf8::to_text(profile.bytes(frame.file));
-                let place = if file.is_empty() {
-                    String::new()
-                } else {
-                    format!(" ({file})")
-                };
+                let place = if file.is_empty() { String::new() } else { format!(" ({file})") };
                 let fill = colour(frame.kind, &name);
                 (name, place, fill)
             }
@@ -114,11 +90,7 @@ pub(crate) fn write(
             out,
             "<g class=\"f\"><title>{}</title><rect x=\"{:.2}\" y=\"{y}\" width=\"{:.2}\" height=\"{}\" fill=\"{fill}\" rx=\"1\"/>\
              <text x=\"{:.2}\" y=\"{}\" data-label=\"{}\">{}</text></g>",
-            xml(&format!(
-                "{label}{place}: {}, {}",
-                amount(bar.total),
-                percent(bar.total, total)
-            )),
+            xml(&format!("{label}{place}: {}, {}", amount(bar.total), percent(bar.total, total))),
             bar.x,
             bar.width,
             ROW - 1,
@@ -145,11 +117,7 @@ struct Layout {
 
 fn lay_out(tree: &MergedTree, totals: &[u64], names: &[String]) -> Layout {
     let scale = (WIDTH - 2.0 * MARGIN) / totals[0].max(1) as f64;
-    let mut layout = Layout {
-        bars: Vec::new(),
-        left_out: 0,
-        left_out_value: 0,
-    };
+    let mut layout = Layout { bars: Vec::new(), left_out: 0, left_out_value: 0 };
     let mut pending = vec![(0_u32, MARGIN, 0_usize)];
     while let Some((node, x, depth)) = pending.pop() {
         let total = totals[node as usize];
@@ -159,18 +127,8 @@ fn lay_out(tree: &MergedTree, totals: &[u64], names: &[String]) -> Layout {
             layout.left_out_value = layout.left_out_value.saturating_add(total);
             continue;
         }
-        let width = if depth == 0 {
-            WIDTH - 2.0 * MARGIN
-        } else {
-            width
-        };
-        layout.bars.push(Bar {
-            key: tree.nodes[node as usize].key,
-            x,
-            width,
-            depth,
-            total,
-        });
+        let width = if depth == 0 { WIDTH - 2.0 * MARGIN } else { width };
+        layout.bars.push(Bar { key: tree.nodes[node as usize].key, x, width, depth, total });
         let mut children: Vec<u32> = tree.children(node).collect();
         children.sort_by_key(|&child| &names[tree.nodes[child as usize].key as usize]);
         let mut x = x;
@@ -184,20 +142,10 @@ fn lay_out(tree: &MergedTree, totals: &[u64], names: &[String]) -> Layout {
 
 fn summary(profile: &Profile, total: &str, timed: bool) -> String {
     let meta = &profile.meta;
-    let mut parts = vec![format!(
-        "{total}{}",
-        if timed {
-            format!(" {} time", meta.clock)
-        } else {
-            String::new()
-        }
-    )];
+    let mut parts = vec![format!("{total}{}", if timed { format!(" {} time", meta.clock) } else { String::new() })];
     parts.push(format!("{} samples", profile.sample_count()));
     if meta.unattributed_ns > 0 {
-        parts.push(format!(
-            "{} unattributed",
-            amount(meta.unattributed_ns, true)
-        ));
+        parts.push(format!("{} unattributed", amount(meta.unattributed_ns, true)));
     }
     if !meta.python_version.is_empty() {
         parts.push(format!("Python {}", meta.python_version));
@@ -257,11 +205,7 @@ fn colour(kind: FunctionKind, name: &str) -> String {
         FunctionKind::Synthetic => (0, 1, 0),
         _ => (18, 34, 85),
     };
-    format!(
-        "hsl({},{saturation}%,{}%)",
-        hue + hash % spread,
-        62 + (hash >> 8) % 14
-    )
+    format!("hsl({},{saturation}%,{}%)", hue + hash % spread, 62 + (hash >> 8) % 14)
 }
 
 /// Escaped for text and attributes; characters that XML cannot hold become U+FFFD.

@@ -2,10 +2,7 @@
 
 /// Code points, surrogates included. Bytes that are not WTF-8 give U+FFFD each.
 pub(crate) fn code_points(bytes: &[u8]) -> impl Iterator<Item = u32> + '_ {
-    Wtf8 {
-        bytes,
-        text: "".chars(),
-    }
+    Wtf8 { bytes, text: "".chars() }
 }
 
 struct Wtf8<'a> {
@@ -24,10 +21,7 @@ impl Iterator for Wtf8<'_> {
             Ok(text) => (text, None),
             Err(error) => {
                 let valid = &self.bytes[..error.valid_up_to()];
-                (
-                    std::str::from_utf8(valid).unwrap_or_default(),
-                    Some(error.valid_up_to()),
-                )
+                (std::str::from_utf8(valid).unwrap_or_default(), Some(error.valid_up_to()))
             }
         };
         if !valid.is_empty() {
@@ -52,11 +46,7 @@ pub(crate) fn push(out: &mut Vec<u8>, point: u32) {
     match char::from_u32(point) {
         Some(c) => out.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes()),
         None if (0xd800..0xe000).contains(&point) => {
-            out.extend_from_slice(&[
-                0xed,
-                0x80 | (point >> 6) as u8 & 0x3f,
-                0x80 | point as u8 & 0x3f,
-            ]);
+            out.extend_from_slice(&[0xed, 0x80 | (point >> 6) as u8 & 0x3f, 0x80 | point as u8 & 0x3f]);
         }
         None => push(out, 0xfffd),
     }
@@ -64,9 +54,7 @@ pub(crate) fn push(out: &mut Vec<u8>, point: u32) {
 
 /// As text, with U+FFFD for lone surrogates.
 pub(crate) fn to_text(bytes: &[u8]) -> String {
-    code_points(bytes)
-        .map(|point| char::from_u32(point).unwrap_or('\u{fffd}'))
-        .collect()
+    code_points(bytes).map(|point| char::from_u32(point).unwrap_or('\u{fffd}')).collect()
 }
 
 /// Appends a JSON string in ASCII. Lone surrogates become `\udXXX`, which is why this is not the JSON library's work: it takes
@@ -145,9 +133,6 @@ pub(crate) fn from_json(literal: &str) -> Option<Vec<u8>> {
 
 fn flush_units(out: &mut Vec<u8>, units: &mut Vec<u16>) {
     for unit in char::decode_utf16(units.drain(..)) {
-        push(
-            out,
-            unit.map_or_else(|lone| u32::from(lone.unpaired_surrogate()), u32::from),
-        );
+        push(out, unit.map_or_else(|lone| u32::from(lone.unpaired_surrogate()), u32::from));
     }
 }

@@ -71,16 +71,10 @@ impl Columns {
     }
 
     pub fn present(&self) -> impl Iterator<Item = Column> + '_ {
-        Column::ALL
-            .into_iter()
-            .filter(|&column| self.get(column).is_some())
+        Column::ALL.into_iter().filter(|&column| self.get(column).is_some())
     }
 
     pub fn memory_bytes(&self) -> u64 {
-        self.values
-            .iter()
-            .flatten()
-            .map(|values| values.capacity() as u64 * 8)
-            .sum()
+        self.values.iter().flatten().map(|values| values.capacity() as u64 * 8).sum()
     }
 }

@@ -26,11 +26,8 @@ pub fn filter(profile: &Profile, selection: &Selection) -> Profile {
     kept.meta = profile.meta.clone();
     kept.meta.losses = profile.losses();
     let translation = Translation::copy(profile, &mut kept);
-    let threads: Vec<ThreadId> = profile
-        .threads()
-        .iter()
-        .map(|thread| copy_thread(profile, &mut kept, thread, 0))
-        .collect();
+    let threads: Vec<ThreadId> =
+        profile.threads().iter().map(|thread| copy_thread(profile, &mut kept, thread, 0)).collect();
     let mut matches = vec![false; profile.nodes().len()];
     for (i, node) in profile.nodes().iter().enumerate() {
         matches[i] = match selection.frame {
@@ -42,13 +39,8 @@ pub fn filter(profile: &Profile, selection: &Selection) -> Profile {
     let (mut left_out, mut left_out_ns, mut kept_ns) = (0, 0, 0);
     for sample in profile.samples() {
         let selected = matches[sample.node.index()]
-            && selection
-                .threads
-                .is_none_or(|threads| threads.contains(&sample.thread))
-            && selection
-                .time_ns
-                .as_ref()
-                .is_none_or(|range| range.contains(&sample.time_ns));
+            && selection.threads.is_none_or(|threads| threads.contains(&sample.thread))
+            && selection.time_ns.as_ref().is_none_or(|range| range.contains(&sample.time_ns));
         if selected {
             add(&mut kept_ns, sample.weight_ns);
             kept.record_merged(&Sample {
@@ -63,15 +55,9 @@ pub fn filter(profile: &Profile, selection: &Selection) -> Profile {
     }
     kept.meta.weight_ns = kept_ns;
     if left_out > 0 {
-        kept.meta
-            .losses
-            .push(("filtered_samples".to_owned(), left_out));
-        kept.meta
-            .losses
-            .push(("filtered_ns".to_owned(), left_out_ns));
-        kept.meta.notes.push(format!(
-            "a filter left out {left_out} samples of {left_out_ns} ns"
-        ));
+        kept.meta.losses.push(("filtered_samples".to_owned(), left_out));
+        kept.meta.losses.push(("filtered_ns".to_owned(), left_out_ns));
+        kept.meta.notes.push(format!("a filter left out {left_out} samples of {left_out_ns} ns"));
     }
     kept
 }

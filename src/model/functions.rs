@@ -39,9 +39,7 @@ pub(crate) struct Functions {
 
 impl Functions {
     pub fn find(&self, function: &Function) -> Option<FunctionId> {
-        self.index
-            .find(hash(function), |&i| self.rows[i as usize] == *function)
-            .map(|&i| FunctionId(i))
+        self.index.find(hash(function), |&i| self.rows[i as usize] == *function).map(|&i| FunctionId(i))
     }
 
     /// Inserts a function that `find` did not find.
@@ -49,8 +47,7 @@ impl Functions {
         let id = self.rows.len() as u32;
         self.rows.push(function);
         let rows = &self.rows;
-        self.index
-            .insert_unique(hash(&function), id, |&i| hash(&rows[i as usize]));
+        self.index.insert_unique(hash(&function), id, |&i| hash(&rows[i as usize]));
         FunctionId(id)
     }
 

@@ -34,20 +34,14 @@ impl Values {
             values.resize(nodes, 0);
             values
         };
-        Self {
-            samples: column(Column::Samples),
-            weight_ns: column(profile.time_column()),
-        }
+        Self { samples: column(Column::Samples), weight_ns: column(profile.time_column()) }
     }
 
     /// Of one thread, from the timeline.
     #[must_use]
     pub fn of_thread(profile: &Profile, thread: ThreadId) -> Self {
         let nodes = profile.nodes().len();
-        let mut values = Self {
-            samples: vec![0; nodes],
-            weight_ns: vec![0; nodes],
-        };
+        let mut values = Self { samples: vec![0; nodes], weight_ns: vec![0; nodes] };
         for sample in profile.samples().filter(|sample| sample.thread == thread) {
             add(&mut values.samples[sample.node.index()], sample.count);
             add(&mut values.weight_ns[sample.node.index()], sample.weight_ns);
@@ -79,11 +73,7 @@ pub fn hot_lines(profile: &Profile, values: &Values) -> Vec<HotRow> {
     hot(profile, values, |function, line| (function, line))
 }
 
-fn hot(
-    profile: &Profile,
-    values: &Values,
-    key: impl Fn(FunctionId, u32) -> (FunctionId, u32),
-) -> Vec<HotRow> {
+fn hot(profile: &Profile, values: &Values, key: impl Fn(FunctionId, u32) -> (FunctionId, u32)) -> Vec<HotRow> {
     let nodes = profile.nodes();
     let totals = values.clone().into_totals(profile);
     let mut slots: FxHashMap<(FunctionId, u32), u32> = FxHashMap::default();
@@ -92,14 +82,7 @@ fn hot(
     for (i, node) in nodes.iter().enumerate().skip(1) {
         let (function, line) = key(node.function, node.line);
         let slot = *slots.entry((function, line)).or_insert_with(|| {
-            rows.push(HotRow {
-                function,
-                line,
-                self_samples: 0,
-                total_samples: 0,
-                self_ns: 0,
-                total_ns: 0,
-            });
+            rows.push(HotRow { function, line, self_samples: 0, total_samples: 0, self_ns: 0, total_ns: 0 });
             rows.len() as u32 - 1
         });
         slot_of[i] = slot;
@@ -121,9 +104,7 @@ fn hot(
         open[slot] += 1;
     });
     rows.retain(|row| row.total_samples > 0 || row.total_ns > 0);
-    rows.sort_by(|a, b| {
-        (b.self_ns, b.self_samples, b.total_ns).cmp(&(a.self_ns, a.self_samples, a.total_ns))
-    });
+    rows.sort_by(|a, b| (b.self_ns, b.self_samples, b.total_ns).cmp(&(a.self_ns, a.self_samples, a.total_ns)));
     rows
 }
 

@@ -17,10 +17,7 @@ pub(crate) struct Translation {
 impl Translation {
     /// Copies functions and tree of `from`, in order.
     pub fn copy(from: &Profile, to: &mut Profile) -> Self {
-        let mut this = Self {
-            functions: Vec::new(),
-            nodes: vec![NodeId::ROOT],
-        };
+        let mut this = Self { functions: Vec::new(), nodes: vec![NodeId::ROOT] };
         for function in from.functions() {
             let function = Function {
                 name: string(from, to, function.name),
@@ -32,8 +29,7 @@ impl Translation {
         }
         for node in from.nodes().iter().skip(1) {
             let function = this.functions[node.function.index()];
-            this.nodes
-                .push(to.child(this.nodes[node.parent.index()], function, node.line));
+            this.nodes.push(to.child(this.nodes[node.parent.index()], function, node.line));
         }
         this
     }
@@ -48,12 +44,7 @@ pub(crate) fn string(from: &Profile, to: &mut Profile, id: StringId) -> StringId
 }
 
 /// Copies a thread; times move by `offset_ns`.
-pub(crate) fn copy_thread(
-    from: &Profile,
-    to: &mut Profile,
-    thread: &Thread,
-    offset_ns: u64,
-) -> ThreadId {
+pub(crate) fn copy_thread(from: &Profile, to: &mut Profile, thread: &Thread, offset_ns: u64) -> ThreadId {
     let name = thread.name.map(|name| string(from, to, name));
     to.thread(Thread {
         name,
@@ -78,11 +69,8 @@ pub fn merge(a: &Profile, b: &Profile) -> Profile {
         let offset_ns = profile.meta.start_unix_ns.saturating_sub(start);
         end_ns = end_ns.max(offset_ns.saturating_add(profile.meta.duration_ns));
         let translation = Translation::copy(profile, &mut merged);
-        let threads: Vec<ThreadId> = profile
-            .threads()
-            .iter()
-            .map(|thread| copy_thread(profile, &mut merged, thread, offset_ns))
-            .collect();
+        let threads: Vec<ThreadId> =
+            profile.threads().iter().map(|thread| copy_thread(profile, &mut merged, thread, offset_ns)).collect();
         for sample in profile.samples() {
             merged.record_merged(&Sample {
                 time_ns: sample.time_ns.saturating_add(offset_ns),
@@ -91,17 +79,8 @@ pub fn merge(a: &Profile, b: &Profile) -> Profile {
                 ..sample
             });
         }
-        for column in profile
-            .columns()
-            .filter(|&column| column != Column::Samples && column != profile.time_column())
-        {
-            for (i, &value) in profile
-                .column(column)
-                .unwrap_or_default()
-                .iter()
-                .enumerate()
-                .filter(|(_, v)| **v > 0)
-            {
+        for column in profile.columns().filter(|&column| column != Column::Samples && column != profile.time_column()) {
+            for (i, &value) in profile.column(column).unwrap_or_default().iter().enumerate().filter(|(_, v)| **v > 0) {
                 merged.add(column, translation.node(NodeId(i as u32)), value);
             }
         }
@@ -110,12 +89,7 @@ pub fn merge(a: &Profile, b: &Profile) -> Profile {
     merged.meta.duration_ns = end_ns;
     merged.meta.losses = a.losses();
     for (reason, count) in b.losses() {
-        match merged
-            .meta
-            .losses
-            .iter_mut()
-            .find(|(known, _)| *known == reason)
-        {
+        match merged.meta.losses.iter_mut().find(|(known, _)| *known == reason) {
             Some((_, known)) => add(known, count),
             None => merged.meta.losses.push((reason, count)),
         }

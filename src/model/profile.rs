@@ -134,11 +134,7 @@ impl Profile {
     /// in a form that stays there when the rest of the stack follows.
     #[inline]
     pub fn child(&mut self, parent: NodeId, function: FunctionId, line: u32) -> NodeId {
-        let node = Node {
-            parent,
-            function,
-            line,
-        };
+        let node = Node { parent, function, line };
         if let Some(id) = self.tree.find(&node) {
             return id;
         }
@@ -174,10 +170,7 @@ impl Profile {
 
     /// Nodes from `leaf` towards the root, which is not included.
     pub fn stack(&self, leaf: NodeId) -> StackIter<'_> {
-        StackIter {
-            nodes: self.tree.nodes(),
-            at: NodeId::from_index(leaf.index() as u32),
-        }
+        StackIter { nodes: self.tree.nodes(), at: NodeId::from_index(leaf.index() as u32) }
     }
 
     /// Appends a thread. When there is no room, a stand-in whose row is shared.
@@ -202,10 +195,7 @@ impl Profile {
             return id;
         }
         let name = self.stand_in_string(SEVERAL_THREADS);
-        let id = self.push_thread(Thread {
-            name: Some(name),
-            ..Thread::default()
-        });
+        let id = self.push_thread(Thread { name: Some(name), ..Thread::default() });
         self.other_thread = Some(id);
         id
     }
@@ -224,13 +214,7 @@ impl Profile {
     /// Records one sample of `weight_ns`.
     #[inline]
     pub fn record(&mut self, time_ns: u64, thread: ThreadId, node: NodeId, weight_ns: u64) {
-        self.record_merged(&Sample {
-            time_ns,
-            thread,
-            node,
-            weight_ns,
-            count: 1,
-        });
+        self.record_merged(&Sample { time_ns, thread, node, weight_ns, count: 1 });
     }
 
     /// Records samples that were merged elsewhere. A count of 0 is nothing to record.
@@ -238,22 +222,11 @@ impl Profile {
         if sample.count == 0 {
             return;
         }
-        let sample = Sample {
-            node: NodeId::from_index(sample.node.index() as u32),
-            ..*sample
-        };
+        let sample = Sample { node: NodeId::from_index(sample.node.index() as u32), ..*sample };
         let capacity = self.tree.capacity();
-        self.columns
-            .add(Column::Samples, sample.node.index(), sample.count, capacity);
-        self.columns.add(
-            self.time_column(),
-            sample.node.index(),
-            sample.weight_ns,
-            capacity,
-        );
-        let budget_bytes = self
-            .memory_limit_bytes
-            .saturating_sub(self.definition_bytes());
+        self.columns.add(Column::Samples, sample.node.index(), sample.count, capacity);
+        self.columns.add(self.time_column(), sample.node.index(), sample.weight_ns, capacity);
+        let budget_bytes = self.memory_limit_bytes.saturating_sub(self.definition_bytes());
         self.timeline.push(&sample, budget_bytes);
         if self.timeline.wants_several_threads() {
             let several = self.several_threads();
@@ -263,26 +236,19 @@ impl Profile {
 
     /// Adds to a node's self value in a column that is not kept by `record`.
     pub fn add(&mut self, column: Column, node: NodeId, value: u64) {
-        self.columns
-            .add(column, node.index(), value, self.tree.capacity());
+        self.columns.add(column, node.index(), value, self.tree.capacity());
     }
 
     /// The column that weights go to.
     #[must_use]
     pub fn time_column(&self) -> Column {
-        if self.meta.clock == "wall" {
-            Column::WallNs
-        } else {
-            Column::CpuNs
-        }
+        if self.meta.clock == "wall" { Column::WallNs } else { Column::CpuNs }
     }
 
     /// Self values by node index, if the column is present; nodes beyond its end hold 0.
     #[must_use]
     pub fn column(&self, column: Column) -> Option<&[u64]> {
-        self.columns
-            .get(column)
-            .map(|values| &values[..values.len().min(self.tree.nodes().len())])
+        self.columns.get(column).map(|values| &values[..values.len().min(self.tree.nodes().len())])
     }
 
     pub fn columns(&self) -> impl Iterator<Item = Column> + '_ {
@@ -292,9 +258,7 @@ impl Profile {
     /// A node's self value.
     #[must_use]
     pub fn value(&self, column: Column, node: NodeId) -> Option<u64> {
-        self.columns
-            .get(column)
-            .map(|values| values.get(node.index()).copied().unwrap_or(0))
+        self.columns.get(column).map(|values| values.get(node.index()).copied().unwrap_or(0))
     }
 
     /// All samples ever recorded.
@@ -373,9 +337,7 @@ impl Profile {
     }
 
     fn stand_in_string(&mut self, name: &[u8]) -> StringId {
-        self.strings
-            .find(name)
-            .unwrap_or_else(|| self.strings.insert(name))
+        self.strings.find(name).unwrap_or_else(|| self.strings.insert(name))
     }
 }
 

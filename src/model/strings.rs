@@ -20,19 +20,13 @@ pub(crate) struct Strings {
 
 impl Strings {
     pub fn new() -> Self {
-        let mut strings = Self {
-            bytes: Vec::new(),
-            ends: Vec::new(),
-            index: HashTable::new(),
-        };
+        let mut strings = Self { bytes: Vec::new(), ends: Vec::new(), index: HashTable::new() };
         strings.insert(b"");
         strings
     }
 
     pub fn find(&self, string: &[u8]) -> Option<StringId> {
-        self.index
-            .find(hash(string), |&i| self.at(i) == string)
-            .map(|&i| StringId(i))
+        self.index.find(hash(string), |&i| self.at(i) == string).map(|&i| StringId(i))
     }
 
     /// Inserts a string that `find` did not find.
@@ -41,8 +35,7 @@ impl Strings {
         self.bytes.extend_from_slice(string);
         self.ends.push(self.bytes.len() as u32);
         let (bytes, ends) = (&self.bytes, &self.ends);
-        self.index
-            .insert_unique(hash(string), id, |&i| hash(slice(bytes, ends, i)));
+        self.index.insert_unique(hash(string), id, |&i| hash(slice(bytes, ends, i)));
         StringId(id)
     }
 
@@ -53,9 +46,7 @@ impl Strings {
         if self.bytes.len() + len > u32::MAX as usize {
             return None;
         }
-        Some(
-            vec_growth(&self.bytes, len) + vec_growth(&self.ends, 3) + table_growth(&self.index, 3),
-        )
+        Some(vec_growth(&self.bytes, len) + vec_growth(&self.ends, 3) + table_growth(&self.index, 3))
     }
 
     pub fn get(&self, id: StringId) -> &[u8] {
@@ -76,11 +67,7 @@ impl Strings {
 }
 
 fn slice<'a>(bytes: &'a [u8], ends: &[u32], i: u32) -> &'a [u8] {
-    let start = if i == 0 {
-        0
-    } else {
-        ends[i as usize - 1] as usize
-    };
+    let start = if i == 0 { 0 } else { ends[i as usize - 1] as usize };
     &bytes[start..ends[i as usize] as usize]
 }
 
@@ -101,9 +88,5 @@ pub(crate) fn vec_growth<T>(vec: &Vec<T>, more: usize) -> u64 {
 
 /// Bytes a table grows by when a few items are inserted (it doubles its buckets).
 pub(crate) fn table_growth<T>(table: &HashTable<T>, more: usize) -> u64 {
-    if table.len() + more <= table.capacity() {
-        0
-    } else {
-        table.allocation_size().max(64) as u64
-    }
+    if table.len() + more <= table.capacity() { 0 } else { table.allocation_size().max(64) as u64 }
 }

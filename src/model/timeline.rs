@@ -37,11 +37,7 @@ struct Excess {
 }
 
 impl Excess {
-    const NONE: Self = Self {
-        dt_high: 0,
-        weight_high: 0,
-        count: 1,
-    };
+    const NONE: Self = Self { dt_high: 0, weight_high: 0, count: 1 };
 }
 
 const _: () = assert!(size_of::<Entry>() == 16 && size_of::<Excess>() == 12);
@@ -102,12 +98,7 @@ impl Chunk {
             self.excess.push(excess);
         }
         let (dt, weight) = (dt as u32, sample.weight_ns as u32);
-        self.entries.push(Entry {
-            dt,
-            thread: sample.thread.0,
-            node: sample.node.0,
-            weight,
-        });
+        self.entries.push(Entry { dt, thread: sample.thread.0, node: sample.node.0, weight });
         Some(())
     }
 
@@ -160,8 +151,7 @@ impl Timeline {
         }
         // The new chunk will be as large as this at most, while it is written.
         let next = (CHUNK * (size_of::<Entry>() + size_of::<Excess>())) as u64;
-        while self.sealed_bytes + self.spine_growth() + next > budget_bytes && self.coarsen_step() {
-        }
+        while self.sealed_bytes + self.spine_growth() + next > budget_bytes && self.coarsen_step() {}
         let mut chunk = Chunk {
             position: self.recorded - sample.count,
             first: self.retained(),
@@ -183,14 +173,7 @@ impl Timeline {
         let (mut left, mut weight_ns) = (sample.count, sample.weight_ns);
         while left > 0 {
             let count = left.min(u64::from(u32::MAX));
-            chunk.push(
-                &Sample {
-                    count,
-                    weight_ns: std::mem::take(&mut weight_ns),
-                    ..*sample
-                },
-                CHUNK,
-            );
+            chunk.push(&Sample { count, weight_ns: std::mem::take(&mut weight_ns), ..*sample }, CHUNK);
             left -= count;
         }
         self.chunks.push(chunk);
@@ -212,11 +195,7 @@ impl Timeline {
     fn start_pass(&mut self) -> bool {
         let widest = self.widest_shift();
         let interval_ns = self.weight_ns / self.recorded.max(1);
-        let narrowest = if self.shift == 0 {
-            interval_ns.max(1 << 10).ilog2()
-        } else {
-            self.shift
-        } + 1;
+        let narrowest = if self.shift == 0 { interval_ns.max(1 << 10).ilog2() } else { self.shift } + 1;
         if narrowest > widest {
             return false;
         }
@@ -224,11 +203,7 @@ impl Timeline {
         loop {
             let whole = step * 2 >= self.retained();
             let start = if whole { 0 } else { self.chunks.len() / 2 };
-            let end = if whole {
-                self.chunks.len()
-            } else {
-                self.group_end(start, step)
-            };
+            let end = if whole { self.chunks.len() } else { self.group_end(start, step) };
             let halved_by = |shift: u32| halves(&self.chunks[start..end], shift);
             if halved_by(widest) {
                 // Wider buckets merge more, so this bisects for the first that is wide enough.
@@ -297,10 +272,7 @@ impl Timeline {
         if start == end {
             return;
         }
-        let before: u64 = self.chunks[start..end]
-            .iter()
-            .map(Chunk::memory_bytes)
-            .sum();
+        let before: u64 = self.chunks[start..end].iter().map(Chunk::memory_bytes).sum();
         let merged = merge_chunks(&self.chunks[start..end], shift, several_threads);
         self.sealed_bytes = self.sealed_bytes - before + merged.memory_bytes();
         let mut first = merged.first + merged.entries.len();
@@ -312,9 +284,7 @@ impl Timeline {
     }
 
     pub fn retained(&self) -> usize {
-        self.chunks
-            .last()
-            .map_or(0, |last| last.first + last.entries.len())
+        self.chunks.last().map_or(0, |last| last.first + last.entries.len())
     }
 
     pub fn recorded(&self) -> u64 {
@@ -326,10 +296,7 @@ impl Timeline {
     }
 
     pub fn get(&self, index: usize) -> Option<Sample> {
-        let chunk = &self.chunks[self
-            .chunks
-            .partition_point(|chunk| chunk.first <= index)
-            .checked_sub(1)?];
+        let chunk = &self.chunks[self.chunks.partition_point(|chunk| chunk.first <= index).checked_sub(1)?];
         (index - chunk.first < chunk.entries.len()).then(|| chunk.get(index - chunk.first))
     }
 
@@ -340,41 +307,25 @@ impl Timeline {
     /// The retained samples from a position on, and the position they start at: at most the one asked for, as merged samples
     /// cannot be cut.
     pub fn iter_from(&self, position: u64) -> (u64, impl Iterator<Item = Sample> + '_) {
-        let at = self
-            .chunks
-            .partition_point(|chunk| chunk.position <= position)
-            .saturating_sub(1);
+        let at = self.chunks.partition_point(|chunk| chunk.position <= position).saturating_sub(1);
         let (start, skip) = match self.chunks.get(at) {
             _ if position >= self.recorded => (self.recorded, usize::MAX),
-            Some(chunk) if chunk.excess.is_empty() => {
-                (position, (position - chunk.position) as usize)
-            }
+            Some(chunk) if chunk.excess.is_empty() => (position, (position - chunk.position) as usize),
             Some(chunk) => (chunk.position, 0),
             None => (position, 0),
         };
-        (
-            start,
-            self.chunks[at.min(self.chunks.len())..]
-                .iter()
-                .flat_map(Chunk::iter)
-                .skip(skip),
-        )
+        (start, self.chunks[at.min(self.chunks.len())..].iter().flat_map(Chunk::iter).skip(skip))
     }
 
     pub fn memory_bytes(&self) -> u64 {
         let spare = self.chunks.capacity() - self.chunks.len();
-        self.sealed_bytes
-            + self.chunks.last().map_or(0, Chunk::memory_bytes)
-            + (spare * size_of::<Chunk>()) as u64
+        self.sealed_bytes + self.chunks.last().map_or(0, Chunk::memory_bytes) + (spare * size_of::<Chunk>()) as u64
     }
 
     /// Bytes that the table of chunks takes, or will, for chunks that are not there.
     fn spine_growth(&self) -> u64 {
-        let capacity = if self.chunks.len() < self.chunks.capacity() {
-            self.chunks.capacity()
-        } else {
-            self.chunks.len() * 2
-        };
+        let capacity =
+            if self.chunks.len() < self.chunks.capacity() { self.chunks.capacity() } else { self.chunks.len() * 2 };
         ((capacity - self.chunks.len()) * size_of::<Chunk>()) as u64
     }
 }
@@ -382,9 +333,7 @@ impl Timeline {
 /// Whether merging by buckets of `1 << shift` ns leaves at most half of the entries.
 fn halves(chunks: &[Chunk], shift: u32) -> bool {
     let samples = chunks.iter().flat_map(Chunk::iter);
-    let distinct: FxHashSet<_> = samples
-        .map(|sample| (sample.time_ns >> shift, sample.thread, sample.node))
-        .collect();
+    let distinct: FxHashSet<_> = samples.map(|sample| (sample.time_ns >> shift, sample.thread, sample.node)).collect();
     let entries: usize = chunks.iter().map(|chunk| chunk.entries.len()).sum();
     distinct.len() * 2 <= entries
 }
@@ -396,9 +345,7 @@ fn merge_chunks(chunks: &[Chunk], shift: u32, several_threads: Option<ThreadId>)
     for sample in chunks.iter().flat_map(Chunk::iter) {
         let bucket = sample.time_ns >> shift;
         let thread = several_threads.unwrap_or(sample.thread);
-        let slot = seen
-            .entry((bucket, thread, sample.node))
-            .or_insert(merged.len());
+        let slot = seen.entry((bucket, thread, sample.node)).or_insert(merged.len());
         match merged.get_mut(*slot) {
             Some(entry) if entry.count + sample.count <= u64::from(u32::MAX) => {
                 entry.count += sample.count;
@@ -406,11 +353,7 @@ fn merge_chunks(chunks: &[Chunk], shift: u32, several_threads: Option<ThreadId>)
             }
             _ => {
                 *slot = merged.len();
-                merged.push(Sample {
-                    time_ns: bucket << shift,
-                    thread,
-                    ..sample
-                });
+                merged.push(Sample { time_ns: bucket << shift, thread, ..sample });
             }
         }
     }

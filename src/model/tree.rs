@@ -20,22 +20,13 @@ pub(crate) struct Tree {
 
 impl Tree {
     pub fn new() -> Self {
-        let root = Node {
-            parent: NodeId::ROOT,
-            function: FunctionId(u32::MAX),
-            line: 0,
-        };
-        Self {
-            nodes: vec![root],
-            index: HashTable::new(),
-        }
+        let root = Node { parent: NodeId::ROOT, function: FunctionId(u32::MAX), line: 0 };
+        Self { nodes: vec![root], index: HashTable::new() }
     }
 
     #[inline]
     pub fn find(&self, node: &Node) -> Option<NodeId> {
-        self.index
-            .find(hash(node), |&i| self.nodes[i as usize] == *node)
-            .map(|&i| NodeId(i))
+        self.index.find(hash(node), |&i| self.nodes[i as usize] == *node).map(|&i| NodeId(i))
     }
 
     /// Inserts a node that `find` did not find.
@@ -43,8 +34,7 @@ impl Tree {
         let id = self.nodes.len() as u32;
         self.nodes.push(node);
         let nodes = &self.nodes;
-        self.index
-            .insert_unique(hash(&node), id, |&i| hash(&nodes[i as usize]));
+        self.index.insert_unique(hash(&node), id, |&i| hash(&nodes[i as usize]));
         NodeId(id)
     }
 
@@ -72,8 +62,7 @@ impl Tree {
 #[inline]
 fn hash(node: &Node) -> u64 {
     const K: u64 = 0x9e37_79b9_7f4a_7c15;
-    let key = (u64::from(node.parent.0) << 32 | u64::from(node.function.0))
-        ^ u64::from(node.line).wrapping_mul(K);
+    let key = (u64::from(node.parent.0) << 32 | u64::from(node.function.0)) ^ u64::from(node.line).wrapping_mul(K);
     let product = u128::from(key ^ K) * u128::from(0xd6e8_feb8_6659_fd93_u64);
     (product as u64) ^ (product >> 64) as u64
 }

@@ -28,7 +28,8 @@ fn refuse(what: &str, ours: &str, theirs: &str) -> Error {
 
 fn check(py: Python<'_>) -> SpprofResult<()> {
     let ours = session::walk_own_stack()?;
-    let theirs = frames(py).map_err(|error| Error::runtime(format!("self-test could not look at the frames: {error}")))?;
+    let theirs =
+        frames(py).map_err(|error| Error::runtime(format!("self-test could not look at the frames: {error}")))?;
     let runtime = runtime::runtime()?;
     let mut resolver = Resolver::new(runtime.layout, runtime.code_type);
     let mut profile = Profile::new(1 << 24);

@@ -48,12 +48,7 @@ const BYTES_SUBCLASS: u32 = 1 << 27;
 const UNICODE_SUBCLASS: u32 = 1 << 28;
 
 /// Reads the code object at `code`.
-pub fn read(
-    memory: &impl Memory,
-    layout: &Layout,
-    code_type: usize,
-    code: usize,
-) -> Result<CodeInfo, Unresolved> {
+pub fn read(memory: &impl Memory, layout: &Layout, code_type: usize, code: usize) -> Result<CodeInfo, Unresolved> {
     let object = Object { memory, layout, address: code };
     if object.word(layout.ob_type) != Ok(code_type) {
         return Err(Unresolved::NotCode);

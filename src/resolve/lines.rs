@@ -202,7 +202,7 @@ mod tests {
             0x03,
             0,
             1,
-            2,                       // code 14: varint 0b000011_001000 = 200 -> +100
+            2,                    // code 14: varint 0b000011_001000 = 200 -> +100
             0x80 | (15 << 3) | 7, // code 15, 8 units
         ];
         let map = LineMap::decode(LineTable::Locations, &table, 7);

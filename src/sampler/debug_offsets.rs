@@ -34,7 +34,9 @@ pub fn check(layout: &Layout) -> Result<()> {
     let Some(schema) = schema(layout.minor) else { return Ok(()) };
     let Some(base) = super::runtime::symbol(c"_PyRuntime") else { return Ok(()) };
     let word = |index: usize| load_word(base + index * 8);
-    if word(0) != Some(usize::from_ne_bytes(COOKIE)) || word(VERSION).is_none_or(|v| (v >> 16 & 0xff) as u8 != layout.minor) {
+    if word(0) != Some(usize::from_ne_bytes(COOKIE))
+        || word(VERSION).is_none_or(|v| (v >> 16 & 0xff) as u8 != layout.minor)
+    {
         return Err(Error::runtime(format!(
             "CPython 3.{} does not carry its debug offsets where spprof expects them: this build is not one spprof knows, \
              so it refuses to guess. Please report the output of `spprof doctor`",
@@ -60,7 +62,8 @@ pub fn check(layout: &Layout) -> Result<()> {
         ("PyCodeObject.co_code_adaptive", schema.code + 9, layout.code_instructions),
         ("PyObject.ob_type", schema.object + 1, layout.ob_type),
     ];
-    fields.extend(layout.tstate_native_thread_id.map(|at| ("PyThreadState.native_thread_id", schema.thread_id + 1, at)));
+    fields
+        .extend(layout.tstate_native_thread_id.map(|at| ("PyThreadState.native_thread_id", schema.thread_id + 1, at)));
     fields.extend(layout.tstate_datastack_chunk.map(|at| ("PyThreadState.datastack_chunk", schema.thread_id + 2, at)));
     fields.extend(layout.frame_owner.map(|at| ("_PyInterpreterFrame.owner", schema.frame + 5, at)));
     if let (Some((index, _)), Some(at)) = (schema.tlbc, layout.frame_tlbc_index) {

@@ -27,7 +27,11 @@ pub fn walk_blocked(runtime: &Runtime, tid: i32, tstate: usize, out: &mut Stack)
     let clock = thread_clock(tid);
     let before = clock_ns(clock);
     out.clear();
-    let outcome = if tstate == 0 { WalkOutcome::Complete } else { walk(runtime, &mut Verified::new(), tstate, Interrupted::default(), out) };
+    let outcome = if tstate == 0 {
+        WalkOutcome::Complete
+    } else {
+        walk(runtime, &mut Verified::new(), tstate, Interrupted::default(), out)
+    };
     if clock_ns(clock) != before {
         return RemoteOutcome::Ran;
     }

@@ -40,8 +40,7 @@ pub fn version() -> Result<Version> {
         let get_version: extern "C" fn() -> *const c_char = std::mem::transmute(get_version);
         CStr::from_ptr(get_version()).to_string_lossy().into_owned()
     };
-    parse_version(&text)
-        .ok_or_else(|| Error::runtime(format!("cannot understand the interpreter's version {text:?}")))
+    parse_version(&text).ok_or_else(|| Error::runtime(format!("cannot understand the interpreter's version {text:?}")))
 }
 
 fn parse_version(text: &str) -> Option<Version> {
@@ -88,10 +87,7 @@ fn find() -> Result<Runtime> {
     let gilstate = required(c"PyGILState_GetThisThreadState")?;
     // SAFETY: both are `PyThreadState *f(void)`.
     let (gilstate, unchecked) = unsafe {
-        (
-            std::mem::transmute::<usize, TstateGetter>(gilstate),
-            std::mem::transmute::<usize, TstateGetter>(unchecked),
-        )
+        (std::mem::transmute::<usize, TstateGetter>(gilstate), std::mem::transmute::<usize, TstateGetter>(unchecked))
     };
     Ok(Runtime {
         layout,

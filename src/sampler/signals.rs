@@ -168,10 +168,7 @@ impl std::fmt::Debug for SignalOwner {
 impl SignalOwner {
     /// Installs all handlers.
     pub fn install() -> Result<Self> {
-        let owner = Self {
-            sample: get(SAMPLE_SIGNAL)?,
-            faults: [get(FAULT_SIGNALS[0])?, get(FAULT_SIGNALS[1])?],
-        };
+        let owner = Self { sample: get(SAMPLE_SIGNAL)?, faults: [get(FAULT_SIGNALS[0])?, get(FAULT_SIGNALS[1])?] };
         ZONE.fault_handler.store(on_fault as *const () as usize, Ordering::Release);
         for (index, signal) in FAULT_SIGNALS.into_iter().enumerate() {
             // Twice: neither what is chained nor what is below it is of an earlier run.

@@ -106,7 +106,9 @@ pub fn choose(asked: Option<Engine>, wall: bool) -> Result<(Engine, String)> {
         },
         Some(engine) => Ok((engine, "asked for".into())),
         None => Ok(match linux_perf::available() {
-            Ok(()) => (Engine::Perf, "perf task-clock with kernel time is allowed: exact CPU time at any interval".into()),
+            Ok(()) => {
+                (Engine::Perf, "perf task-clock with kernel time is allowed: exact CPU time at any interval".into())
+            }
             Err(error) if TaskStat::open(super::tasks::gettid(), false).is_ok() => (
                 Engine::Tick,
                 format!("perf with kernel time is not allowed ({error}); CPU-clock timers miss bursty threads"),

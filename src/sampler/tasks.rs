@@ -46,8 +46,7 @@ impl TaskList {
         unsafe { libc::lseek(fd, 0, libc::SEEK_SET) };
         loop {
             // SAFETY: as above; the kernel writes at most `len` bytes.
-            let got =
-                unsafe { libc::syscall(libc::SYS_getdents64, fd, self.buffer.as_mut_ptr(), self.buffer.len()) };
+            let got = unsafe { libc::syscall(libc::SYS_getdents64, fd, self.buffer.as_mut_ptr(), self.buffer.len()) };
             let Ok(got) = usize::try_from(got) else { return false };
             if got == 0 {
                 return true;

@@ -30,7 +30,11 @@ pub fn doctor() -> Vec<(String, String)> {
     let tick = source::kernel_tick_ns();
     say(
         "kernel tick",
-        format!("{} ms: engine 'timer' cannot sample faster than {} Hz", tick as f64 / 1e6, 1_000_000_000 / tick.max(1)),
+        format!(
+            "{} ms: engine 'timer' cannot sample faster than {} Hz",
+            tick as f64 / 1e6,
+            1_000_000_000 / tick.max(1)
+        ),
     );
     let paranoid = read("/proc/sys/kernel/perf_event_paranoid");
     say("perf_event_paranoid", paranoid.clone());
@@ -39,7 +43,9 @@ pub fn doctor() -> Vec<(String, String)> {
         match linux_perf::available() {
             Ok(()) if paranoid.parse().is_ok_and(|level: i32| level <= 1) => "allowed".to_owned(),
             Ok(()) => "allowed (this process has CAP_PERFMON or more)".to_owned(),
-            Err(error) => format!("not allowed ({error}); CAP_PERFMON or kernel.perf_event_paranoid <= 1 would allow it"),
+            Err(error) => {
+                format!("not allowed ({error}); CAP_PERFMON or kernel.perf_event_paranoid <= 1 would allow it")
+            }
         },
     );
     let proc = tasks::TaskStat::open(tasks::gettid(), false).ok().and_then(|stat| stat.state());

@@ -158,7 +158,8 @@ fn launch(options: Options) -> Result<Running> {
     };
     let (engine, engine_reason) = source::choose(asked, options.clock == Clock::Wall)?;
     let runtime = runtime::runtime()?;
-    let tasks = TaskList::open().map_err(|error| Error::os("cannot read /proc/self/task, which lists the threads", &error))?;
+    let tasks =
+        TaskList::open().map_err(|error| Error::os("cannot read /proc/self/task, which lists the threads", &error))?;
     let shared = Arc::new(Shared::new());
     let mut profile = Profile::new(options.memory_limit_bytes);
     describe(&mut profile.meta, &options)?;
@@ -168,7 +169,10 @@ fn launch(options: Options) -> Result<Running> {
     let journal = match &options.output {
         Some(path) => {
             let path = journal_path(path);
-            Some(Journal::create(&path).map_err(|error| Error::permission(format!("Cannot write to {}: {error}", path.display())))?)
+            Some(
+                Journal::create(&path)
+                    .map_err(|error| Error::permission(format!("Cannot write to {}: {error}", path.display())))?,
+            )
         }
         None => None,
     };

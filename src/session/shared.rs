@@ -25,11 +25,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Shared {
     pub fn new() -> Self {
-        Self {
-            stop: AtomicBool::new(false),
-            names: Mutex::default(),
-            stats: Mutex::default(),
-        }
+        Self { stop: AtomicBool::new(false), names: Mutex::default(), stats: Mutex::default() }
     }
 
     /// Python tells that thread `tid` exists and what it is called.

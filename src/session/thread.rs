@@ -107,7 +107,8 @@ impl Tracked {
             thread.end_ns = now_ns;
             thread.cpu_ns = self.seen_cpu_ns.max(last).saturating_sub(self.first_cpu_ns);
             // What no sample claimed: used after the last one, or claimed by samples that found no room.
-            thread.unattributed_ns = self.seen_cpu_ns.saturating_sub(last) + self.state.losses.dropped_ns.load(Ordering::Relaxed);
+            thread.unattributed_ns =
+                self.seen_cpu_ns.saturating_sub(last) + self.state.losses.dropped_ns.load(Ordering::Relaxed);
             thread.name = name.or(thread.name);
             thread.python_ident = self.python_ident;
         }

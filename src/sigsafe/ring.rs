@@ -3,10 +3,10 @@
 //! The producer never waits: a record that does not fit is refused and counted by the caller. Positions only grow;
 //! `head` is written by the producer alone, `tail` by the consumer alone.
 
-#[cfg(loom)]
-use loom::sync::atomic::{AtomicU64, Ordering};
 #[cfg(not(loom))]
 use core::sync::atomic::{AtomicU64, Ordering};
+#[cfg(loom)]
+use loom::sync::atomic::{AtomicU64, Ordering};
 
 /// Words per ring, a power of two: 128 KiB, which holds 30 of the longest records.
 #[cfg(not(loom))]
@@ -280,7 +280,8 @@ mod model {
             got.extend(take(&ring));
             let accepted = producer.join().unwrap();
             got.extend(take(&ring));
-            let expected = RECORDS.into_iter().zip(accepted).filter(|(_, accepted)| *accepted).flat_map(|(record, _)| record);
+            let expected =
+                RECORDS.into_iter().zip(accepted).filter(|(_, accepted)| *accepted).flat_map(|(record, _)| record);
             assert!(got.into_iter().eq(expected));
             assert_eq!(accepted[..2], [true, true]);
             let seen = if accepted[2] { &fitted_once } else { &refused_once };

@@ -4,8 +4,8 @@
 //! thread is gone (then nothing can be pending for it). The handler is the single producer of `ring` and the only
 //! user of `own`.
 
-use crate::ring::{Ring, Word};
 use crate::pywalk::Verified;
+use crate::ring::{Ring, Word};
 use crate::stack::Stack;
 use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, AtomicUsize, Ordering};

@@ -31,9 +31,7 @@ fn assert_same(a: &Profile, b: &Profile) {
     for column in Column::ALL {
         let values = |p: &Profile| {
             let mut values = p.column(column).map(<[u64]>::to_vec);
-            values
-                .iter_mut()
-                .for_each(|values| values.resize(p.nodes().len(), 0));
+            values.iter_mut().for_each(|values| values.resize(p.nodes().len(), 0));
             values
         };
         assert_eq!(values(a), values(b), "{column:?}");
@@ -76,27 +74,16 @@ fn journal_holds_everything_at_each_flush() {
     let mut journal = Journal::create(&file.0).unwrap();
     let mut profile = Profile::new(0);
     let mut sizes = Vec::new();
-    let mut t = profile.thread(Thread {
-        os_id: 1,
-        ..Thread::default()
-    });
+    let mut t = profile.thread(Thread { os_id: 1, ..Thread::default() });
     for round in 0..40_u64 {
-        let f = fixture::function(
-            &mut profile,
-            format!("f{round}").as_bytes(),
-            b"f.py",
-            FunctionKind::Python,
-        );
+        let f = fixture::function(&mut profile, format!("f{round}").as_bytes(), b"f.py", FunctionKind::Python);
         for i in 0..777 {
             let node = profile.child(NodeId::ROOT, f, (i % 5) as u32);
             profile.record((round * 777 + i) * 1_000_000, t, node, 1_000_000 + i);
         }
         profile.thread_mut(t).end_ns = round;
         if round % 7 == 0 {
-            t = profile.thread(Thread {
-                os_id: round + 2,
-                ..Thread::default()
-            });
+            t = profile.thread(Thread { os_id: round + 2, ..Thread::default() });
         }
         let mut meta = profile.meta.clone();
         meta.duration_ns = round;
@@ -109,21 +96,13 @@ fn journal_holds_everything_at_each_flush() {
         for column in [Column::Samples, Column::CpuNs] {
             for i in 0..profile.nodes().len() {
                 let node = NodeId::from_index(i as u32);
-                assert_eq!(
-                    again.value(column, node),
-                    profile.value(column, node),
-                    "round {round}, {column:?} of {i}"
-                );
+                assert_eq!(again.value(column, node), profile.value(column, node), "round {round}, {column:?} of {i}");
             }
         }
     }
     assert!(profile.is_coarsened());
     // A flush writes what is new: none is as large as all samples.
-    let largest = sizes
-        .windows(2)
-        .map(|pair| pair[1] - pair[0])
-        .max()
-        .unwrap();
+    let largest = sizes.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap();
     assert!(largest < *sizes.last().unwrap() / 5, "{sizes:?}");
     journal.remove().unwrap();
     assert!(!file.0.exists());
@@ -150,14 +129,7 @@ fn torn_journal_opens() {
     }
     assert_eq!(samples(&reread(&whole)), all);
     let torn = read(&whole[..whole.len() - 1], Path::new("j")).unwrap();
-    assert!(
-        torn.meta
-            .notes
-            .iter()
-            .any(|note| note.contains("were not read")),
-        "{:?}",
-        torn.meta.notes
-    );
+    assert!(torn.meta.notes.iter().any(|note| note.contains("were not read")), "{:?}", torn.meta.notes);
 }
 
 /// A final file cut anywhere, or with any byte changed, is an error that names the file and an offset within it.
@@ -166,10 +138,7 @@ fn damaged_final_file_is_an_error() {
     let file = bytes(&example(), Format::Spprof);
     for end in 4..file.len() {
         let error = read(&file[..end], Path::new("a.spprof")).unwrap_err();
-        assert!(
-            error.offset.unwrap() <= end && error.to_string().starts_with("a.spprof: at byte "),
-            "{error}"
-        );
+        assert!(error.offset.unwrap() <= end && error.to_string().starts_with("a.spprof: at byte "), "{error}");
     }
     for i in 0..file.len() {
         let mut damaged = file.clone();
@@ -177,23 +146,15 @@ fn damaged_final_file_is_an_error() {
         let error = read(&damaged, Path::new("a.spprof")).expect_err(&format!("byte {i} changed"));
         assert!(error.offset.unwrap() <= i, "{error} for byte {i}");
     }
-    let error = read(&file[..file.len() - 1], Path::new("a.spprof"))
-        .unwrap_err()
-        .to_string();
-    assert!(
-        error.contains("expected another chunk, the file is cut off here"),
-        "{error}"
-    );
+    let error = read(&file[..file.len() - 1], Path::new("a.spprof")).unwrap_err().to_string();
+    assert!(error.contains("expected another chunk, the file is cut off here"), "{error}");
 }
 
 /// A missing file is told by name.
 #[test]
 fn missing_file() {
     let error = load(Path::new("/nonexistent/x.spprof")).unwrap_err();
-    assert!(
-        error.to_string().starts_with("/nonexistent/x.spprof: ") && error.source.is_some(),
-        "{error}"
-    );
+    assert!(error.to_string().starts_with("/nonexistent/x.spprof: ") && error.source.is_some(), "{error}");
 }
 
 /// Sums saturate where a file's numbers add up to more than 64 bits; nothing overflows.
@@ -209,22 +170,13 @@ fn extreme_numbers() {
     }
     let again = reread(&bytes(&profile, Format::Spprof));
     assert_same(&again, &profile);
-    for format in [
-        Format::Speedscope,
-        Format::AggregatedSpeedscope,
-        Format::Collapsed,
-        Format::Pprof,
-        Format::Svg,
-    ] {
+    for format in [Format::Speedscope, Format::AggregatedSpeedscope, Format::Collapsed, Format::Pprof, Format::Svg] {
         bytes(&again, format);
     }
     let merged = spprof_model::merge(&example(), &again);
     let rows = spprof_model::hot_functions(&merged, &spprof_model::Values::of_profile(&merged));
     assert_eq!(rows.iter().map(|row| row.total_ns).max(), Some(u64::MAX));
-    let selection = spprof_model::Selection {
-        time_ns: Some(0..5),
-        ..Default::default()
-    };
+    let selection = spprof_model::Selection { time_ns: Some(0..5), ..Default::default() };
     assert_eq!(spprof_model::filter(&again, &selection).sample_count(), 0);
 }
 

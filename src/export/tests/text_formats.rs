@@ -9,14 +9,8 @@ use spprof_model::{Column, FunctionKind, Profile, Thread};
 use std::io::Read;
 use std::path::Path;
 
-const ALL: [Format; 6] = [
-    Format::Speedscope,
-    Format::AggregatedSpeedscope,
-    Format::Collapsed,
-    Format::Pprof,
-    Format::Svg,
-    Format::Spprof,
-];
+const ALL: [Format; 6] =
+    [Format::Speedscope, Format::AggregatedSpeedscope, Format::Collapsed, Format::Pprof, Format::Svg, Format::Spprof];
 
 /// The exact text: contract and escapes.
 #[test]
@@ -41,10 +35,7 @@ fn speedscope_golden() {
 "#;
     assert_eq!(&text[..expected.len()], expected);
     let meta = &text[expected.len()..];
-    assert!(
-        meta.starts_with("\"spprof\":{") && meta.contains("\"losses\":[[\"ring_full\",3]]"),
-        "{meta}"
-    );
+    assert!(meta.starts_with("\"spprof\":{") && meta.contains("\"losses\":[[\"ring_full\",3]]"), "{meta}");
     assert!(text.is_ascii());
 }
 
@@ -52,14 +43,8 @@ fn speedscope_golden() {
 #[test]
 fn aggregated_speedscope_sums_weights() {
     let text = String::from_utf8(bytes(&example(), Format::AggregatedSpeedscope)).unwrap();
-    assert!(
-        text.contains("\"samples\":[[0,1,2],[0],[0,1]],\n\"weights\":[2000001,7,0]"),
-        "{text}"
-    );
-    assert!(
-        text.contains("\"endValue\":2000008")
-            && text.contains("\"name\":\"spprof profile (aggregated)\"")
-    );
+    assert!(text.contains("\"samples\":[[0,1,2],[0],[0,1]],\n\"weights\":[2000001,7,0]"), "{text}");
+    assert!(text.contains("\"endValue\":2000008") && text.contains("\"name\":\"spprof profile (aggregated)\""));
 }
 
 /// What speedscope keeps comes back: stacks, weights, threads (surrogates too), metadata.
@@ -68,13 +53,8 @@ fn speedscope_round_trip() {
     let profile = example();
     let again = reread(&bytes(&profile, Format::Speedscope));
     let by_thread = |p: &Profile| {
-        let mut all: Vec<_> = samples(p)
-            .into_iter()
-            .map(|(_, name, id, stack, w, _)| (name, id, stack, w))
-            .collect();
-        all.iter_mut()
-            .filter(|s| s.0.is_some())
-            .for_each(|s| s.1 = 0);
+        let mut all: Vec<_> = samples(p).into_iter().map(|(_, name, id, stack, w, _)| (name, id, stack, w)).collect();
+        all.iter_mut().filter(|s| s.0.is_some()).for_each(|s| s.1 = 0);
         all.sort_by_key(|s| s.0.is_none());
         all
     };
@@ -92,21 +72,11 @@ fn collapsed_golden() {
         "<truncated>;{evil} ({file}:8) 1\nmain (/src/a (1).py:5) 1\nmain (/src/a (1).py:5);{evil} ({file}:7) 1\n\
          main (/src/a (1).py:5);{evil} ({file}:7);[native] sort 2"
     );
-    assert_eq!(
-        String::from_utf8(bytes(&profile, Format::Collapsed)).unwrap(),
-        expected
-    );
-    let options = WriteOptions {
-        mark_native: false,
-        count_unit: CountUnit::Nanoseconds,
-        title: None,
-    };
+    assert_eq!(String::from_utf8(bytes(&profile, Format::Collapsed)).unwrap(), expected);
+    let options = WriteOptions { mark_native: false, count_unit: CountUnit::Nanoseconds, title: None };
     let text = String::from_utf8(bytes_with(&profile, Format::Collapsed, &options)).unwrap();
     assert!(text.ends_with(";sort 2000001"), "{text}");
-    assert!(
-        text.starts_with("<truncated>") && text.contains(" 5000000000\n"),
-        "{text}"
-    );
+    assert!(text.starts_with("<truncated>") && text.contains(" 5000000000\n"), "{text}");
 }
 
 /// Lines come sorted as whole lines even where one frame's text begins another's.
@@ -139,10 +109,7 @@ fn collapsed_merges_equal_text() {
     let mut p = Profile::unlimited();
     let t = p.thread(Thread::default());
     let f = fixture::function(&mut p, b"f", b"f.py", FunctionKind::Python);
-    let g = p.function(spprof_model::Function {
-        discriminator: 1,
-        ..*p.function_info(f)
-    });
+    let g = p.function(spprof_model::Function { discriminator: 1, ..*p.function_info(f) });
     for function in [f, g] {
         let node = p.child(spprof_model::NodeId::ROOT, function, 1);
         p.record(0, t, node, 1);
@@ -159,10 +126,7 @@ fn collapsed_round_trip() {
     assert_eq!(bytes(&again, Format::Collapsed), text);
     let stacks: Vec<_> = samples(&again).into_iter().map(|s| (s.3, s.5)).collect();
     assert_eq!(stacks[3].0[1].0, EVIL);
-    assert_eq!(
-        stacks[3].0[2],
-        (b"sort".to_vec(), Vec::new(), 0, FunctionKind::Native)
-    );
+    assert_eq!(stacks[3].0[2], (b"sort".to_vec(), Vec::new(), 0, FunctionKind::Native));
     assert_eq!(stacks[3].1, 2);
 }
 
@@ -174,9 +138,7 @@ fn pprof_round_trip() {
     let again = reread(&file);
     let mut seen = samples(&again);
     seen.sort_by_key(|s| (s.2, s.3.len()));
-    let evil = String::from_utf8_lossy(EVIL)
-        .replace("\u{fffd}\u{fffd}\u{fffd}", "\u{fffd}")
-        .into_bytes();
+    let evil = String::from_utf8_lossy(EVIL).replace("\u{fffd}\u{fffd}\u{fffd}", "\u{fffd}").into_bytes();
     assert_eq!(seen.len(), 4);
     assert_eq!((seen[0].2, seen[0].4, seen[0].5), (11, 7, 1));
     let (_, name, _, stack, weight_ns, count) = &seen[2];
@@ -185,24 +147,9 @@ fn pprof_round_trip() {
     assert_eq!(
         stack,
         &[
-            (
-                b"main".to_vec(),
-                b"/src/a (1).py".to_vec(),
-                5,
-                FunctionKind::Python
-            ),
-            (
-                evil.clone(),
-                b"C:\\users\\x;y.py".to_vec(),
-                7,
-                FunctionKind::Python
-            ),
-            (
-                b"sort".to_vec(),
-                b"libc.so.6".to_vec(),
-                0,
-                FunctionKind::Native
-            ),
+            (b"main".to_vec(), b"/src/a (1).py".to_vec(), 5, FunctionKind::Python),
+            (evil.clone(), b"C:\\users\\x;y.py".to_vec(), 7, FunctionKind::Python),
+            (b"sort".to_vec(), b"libc.so.6".to_vec(), 0, FunctionKind::Native),
         ]
     );
     assert_eq!((seen[3].2, seen[3].4), (12, 5_000_000_000));
@@ -213,11 +160,7 @@ fn pprof_round_trip() {
     let mut raw = Vec::new();
     GzDecoder::new(&file[..]).read_to_end(&mut raw).unwrap();
     for text in ["samples", "count", "cpu", "nanoseconds"] {
-        assert!(
-            raw.windows(text.len())
-                .any(|window| window == text.as_bytes()),
-            "{text}"
-        );
+        assert!(raw.windows(text.len()).any(|window| window == text.as_bytes()), "{text}");
     }
 }
 
@@ -225,21 +168,13 @@ fn pprof_round_trip() {
 #[test]
 fn svg_contents() {
     let svg = String::from_utf8(bytes(&example(), Format::Svg)).unwrap();
+    assert!(svg.contains("<title>all: 5.00 s, 100.00 %</title>"), "{svg}");
     assert!(
-        svg.contains("<title>all: 5.00 s, 100.00 %</title>"),
-        "{svg}"
-    );
-    assert!(
-        svg.contains(
-            "a;b&quot;c' &lt;\\x3b&amp;\u{1f980}\u{fffd}&gt; (C:\\users\\x;y.py): 5.00 s, 99.96 %"
-        ),
+        svg.contains("a;b&quot;c' &lt;\\x3b&amp;\u{1f980}\u{fffd}&gt; (C:\\users\\x;y.py): 5.00 s, 99.96 %"),
         "{svg}"
     );
     assert!(!svg.contains('\u{d}') && svg.starts_with("<svg ") && svg.ends_with("</svg>\n"));
-    let options = WriteOptions {
-        title: Some("<t> & co".to_owned()),
-        ..WriteOptions::default()
-    };
+    let options = WriteOptions { title: Some("<t> & co".to_owned()), ..WriteOptions::default() };
     let titled = String::from_utf8(bytes_with(&example(), Format::Svg, &options)).unwrap();
     assert!(titled.contains(">&lt;t&gt; &amp; co</text>"));
 }
@@ -251,10 +186,7 @@ fn losses_in_words() {
     profile.meta.losses.push(("broken_stack".to_owned(), 2));
     profile.meta.losses.push(("stale_signal".to_owned(), 0));
     let svg = String::from_utf8(bytes(&profile, Format::Svg)).unwrap();
-    assert!(
-        svg.contains("losses: ring_full 3 broken_stack 2</text>"),
-        "{svg}"
-    );
+    assert!(svg.contains("losses: ring_full 3 broken_stack 2</text>"), "{svg}");
     let again = reread(&bytes(&profile, Format::Pprof)).meta.notes;
     assert!(again.contains(&"loss: broken_stack 2".to_owned()));
     assert!(!again.iter().any(|note| note.contains("stale_signal")));
@@ -265,24 +197,14 @@ fn losses_in_words() {
 fn svg_states_what_it_leaves_out() {
     let mut p = Profile::unlimited();
     let t = p.thread(Thread::default());
-    for (name, weight_ns) in [
-        ("big", 10_000_000_000),
-        ("tiny1", 1_000_000),
-        ("tiny2", 500_000),
-    ] {
+    for (name, weight_ns) in [("big", 10_000_000_000), ("tiny1", 1_000_000), ("tiny2", 500_000)] {
         let f = fixture::function(&mut p, name.as_bytes(), b"", FunctionKind::Python);
         let node = p.child(spprof_model::NodeId::ROOT, f, 1);
         p.record(0, t, node, weight_ns);
     }
     let svg = String::from_utf8(bytes(&p, Format::Svg)).unwrap();
-    assert!(
-        svg.contains(">big</text>") && !svg.contains("tiny"),
-        "{svg}"
-    );
-    assert!(
-        svg.contains("2 stacks too narrow or too deep to draw are left out: 1.50 ms (0.01 %)"),
-        "{svg}"
-    );
+    assert!(svg.contains(">big</text>") && !svg.contains("tiny"), "{svg}");
+    assert!(svg.contains("2 stacks too narrow or too deep to draw are left out: 1.50 ms (0.01 %)"), "{svg}");
 }
 
 /// Every format writes a profile without samples, and readers take it back.
@@ -292,21 +214,10 @@ fn empty_profile() {
     let text = String::from_utf8(bytes(&empty, Format::Speedscope)).unwrap();
     assert!(text.contains("\"frames\":[]},\n\"profiles\":[],"), "{text}");
     assert_eq!(bytes(&empty, Format::Collapsed), b"");
-    for format in ALL
-        .into_iter()
-        .filter(|format| !matches!(format, Format::Svg | Format::Collapsed))
-    {
-        assert_eq!(
-            reread(&bytes(&empty, format)).sample_count(),
-            0,
-            "{format:?}"
-        );
+    for format in ALL.into_iter().filter(|format| !matches!(format, Format::Svg | Format::Collapsed)) {
+        assert_eq!(reread(&bytes(&empty, format)).sample_count(), 0, "{format:?}");
     }
-    assert!(
-        String::from_utf8(bytes(&empty, Format::Svg))
-            .unwrap()
-            .ends_with("</svg>\n")
-    );
+    assert!(String::from_utf8(bytes(&empty, Format::Svg)).unwrap().ends_with("</svg>\n"));
 }
 
 /// A stack of 100,000 frames is written and read in every format without recursion.
@@ -324,11 +235,7 @@ fn deep_stacks() {
         let file = bytes(&p, format);
         if format != Format::Svg {
             let again = reread(&file);
-            assert_eq!(
-                again.stack(again.sample(0).unwrap().node).count(),
-                100_000,
-                "{format:?}"
-            );
+            assert_eq!(again.stack(again.sample(0).unwrap().node).count(), 100_000, "{format:?}");
         }
     }
 }
@@ -360,23 +267,14 @@ fn format_by_name_and_path() {
 #[test]
 fn errors_name_file_and_offset() {
     let error = |bytes: &[u8]| read(bytes, Path::new("dir/f.x")).unwrap_err().to_string();
-    assert_eq!(
-        error(b""),
-        "dir/f.x: at byte 0: expected a profile, the file is empty"
-    );
+    assert_eq!(error(b""), "dir/f.x: at byte 0: expected a profile, the file is empty");
     assert_eq!(
         error(b"\x7fELF\x02\x01"),
         "dir/f.x: at byte 0: expected a profile (spprof, speedscope, pprof or collapsed), this is none of them"
     );
-    assert_eq!(
-        error(b"a;b 3\na;c x\n"),
-        "dir/f.x: at byte 6: expected `frame;...;frame count`"
-    );
+    assert_eq!(error(b"a;b 3\na;c x\n"), "dir/f.x: at byte 6: expected `frame;...;frame count`");
     let json = error(b"{\"shared\":\n{]");
-    assert!(
-        json.starts_with("dir/f.x: at byte 12: expected speedscope JSON"),
-        "{json}"
-    );
+    assert!(json.starts_with("dir/f.x: at byte 12: expected speedscope JSON"), "{json}");
     let file = bytes(&example(), Format::Speedscope);
     assert!(error(&file[..file.len() / 2]).contains("expected speedscope JSON"));
     let pprof = bytes(&example(), Format::Pprof);
@@ -388,18 +286,9 @@ fn errors_name_file_and_offset() {
 fn totals_agree_between_formats() {
     let profile = example();
     let total: u64 = profile.column(Column::CpuNs).unwrap().iter().sum();
-    for format in [
-        Format::Speedscope,
-        Format::AggregatedSpeedscope,
-        Format::Pprof,
-        Format::Spprof,
-    ] {
+    for format in [Format::Speedscope, Format::AggregatedSpeedscope, Format::Pprof, Format::Spprof] {
         let again = reread(&bytes(&profile, format));
-        assert_eq!(
-            again.column(Column::CpuNs).unwrap().iter().sum::<u64>(),
-            total,
-            "{format:?}"
-        );
+        assert_eq!(again.column(Column::CpuNs).unwrap().iter().sum::<u64>(), total, "{format:?}");
     }
 }
 
@@ -410,47 +299,20 @@ fn totals_agree_between_formats() {
 fn a_million_samples_in_a_second() {
     let mut p = Profile::unlimited();
     let functions: Vec<_> = (0..200)
-        .map(|i| {
-            fixture::function(
-                &mut p,
-                format!("function_{i}").as_bytes(),
-                b"/app/module.py",
-                FunctionKind::Python,
-            )
-        })
+        .map(|i| fixture::function(&mut p, format!("function_{i}").as_bytes(), b"/app/module.py", FunctionKind::Python))
         .collect();
-    let threads: Vec<_> = (0..4)
-        .map(|i| {
-            p.thread(Thread {
-                os_id: i,
-                ..Thread::default()
-            })
-        })
-        .collect();
+    let threads: Vec<_> = (0..4).map(|i| p.thread(Thread { os_id: i, ..Thread::default() })).collect();
     let started = std::time::Instant::now();
     for i in 0..1_000_000_u64 {
         let mut node = spprof_model::NodeId::ROOT;
         for depth in 0..30 {
             // 3000 distinct stacks of 30 frames.
-            let branch = if depth < 27 {
-                depth
-            } else {
-                (i * 7919 % 3000) / [1, 15, 200][depth as usize - 27]
-            };
-            node = p.child(
-                node,
-                functions[(branch % 200) as usize],
-                (branch % 3000) as u32,
-            );
+            let branch = if depth < 27 { depth } else { (i * 7919 % 3000) / [1, 15, 200][depth as usize - 27] };
+            node = p.child(node, functions[(branch % 200) as usize], (branch % 3000) as u32);
         }
         p.record(i * 1_000_000, threads[(i % 4) as usize], node, 1_000_000);
     }
-    println!(
-        "record: {:?}, {} nodes, {} bytes",
-        started.elapsed(),
-        p.nodes().len(),
-        p.memory_bytes()
-    );
+    println!("record: {:?}, {} nodes, {} bytes", started.elapsed(), p.nodes().len(), p.memory_bytes());
     for format in ALL {
         let started = std::time::Instant::now();
         let file = bytes(&p, format);
@@ -484,9 +346,6 @@ fn speedscope_cache_starts_anew() {
     assert_eq!(stacks.len(), 1200);
     for (i, stack) in stacks.iter().enumerate() {
         let leaf = format!("0,{}", i % 600 + 1);
-        assert!(
-            stack.len() == 60_000 + leaf.len() - 2 && stack.ends_with(&leaf),
-            "stack {i}"
-        );
+        assert!(stack.len() == 60_000 + leaf.len() - 2 && stack.ends_with(&leaf), "stack {i}");
     }
 }

@@ -2,8 +2,7 @@
 
 use proptest::prelude::*;
 use spprof_model::{
-    Column, Function, FunctionKind, MIN_MEMORY_LIMIT_BYTES, NodeId, Profile, Sample, StringId,
-    Thread, ThreadId,
+    Column, Function, FunctionKind, MIN_MEMORY_LIMIT_BYTES, NodeId, Profile, Sample, StringId, Thread, ThreadId,
 };
 use std::collections::HashMap;
 
@@ -24,10 +23,7 @@ struct Numbers(u64);
 
 impl Numbers {
     fn below(&mut self, limit: u64) -> u64 {
-        self.0 = self
-            .0
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 33) % limit
     }
 }
@@ -62,19 +58,12 @@ fn check(profile: &Profile, expected: &Sums, threads: u32) {
         assert_eq!(profile.value(Column::CpuNs, node), Some(sum.1));
     }
     assert_eq!(profile.samples().count(), profile.retained_samples());
-    assert_eq!(
-        profile.samples().map(|sample| sample.count).sum::<u64>(),
-        profile.sample_count()
-    );
+    assert_eq!(profile.samples().map(|sample| sample.count).sum::<u64>(), profile.sample_count());
     for (i, sample) in profile.samples().enumerate().step_by(97) {
         assert_eq!(profile.sample(i), Some(sample));
     }
     assert_eq!(profile.sample(profile.retained_samples()), None);
-    assert!(
-        profile.memory_bytes() <= profile.memory_limit_bytes(),
-        "{} bytes",
-        profile.memory_bytes()
-    );
+    assert!(profile.memory_bytes() <= profile.memory_limit_bytes(), "{} bytes", profile.memory_bytes());
 }
 
 fn by_node(sums: &Sums) -> HashMap<NodeId, (u64, u64)> {
@@ -178,18 +167,11 @@ fn coarsening_keeps_resolution() {
     }
     assert!(profile.is_coarsened());
     assert!(profile.memory_bytes() <= 1 << 20);
-    assert!(
-        profile.retained_samples() > 12_000,
-        "{}",
-        profile.retained_samples()
-    );
+    assert!(profile.retained_samples() > 12_000, "{}", profile.retained_samples());
     let mut last_ns = 0;
     for sample in profile.samples() {
         let line = u64::from(profile.node(sample.node).line);
-        assert!(
-            sample.time_ns.abs_diff(line * 1_000_000_000) < 3_000_000_000,
-            "{sample:?} of second {line}"
-        );
+        assert!(sample.time_ns.abs_diff(line * 1_000_000_000) < 3_000_000_000, "{sample:?} of second {line}");
         assert!(sample.time_ns >= last_ns, "a thread's samples are in order");
         last_ns = sample.time_ns;
     }
@@ -202,31 +184,16 @@ fn thread_churn_stays_bounded() {
     let f = function(&mut profile, "f");
     let (mut count, mut weight_ns) = (0, 0);
     for i in 0..200_000_u64 {
-        let thread = profile.thread(Thread {
-            os_id: i + 1,
-            ..Thread::default()
-        });
+        let thread = profile.thread(Thread { os_id: i + 1, ..Thread::default() });
         let node = profile.child(NodeId::ROOT, f, (i % 50) as u32);
         profile.record(i * 10_000_000, thread, node, i);
         count += 1;
         weight_ns += i;
     }
-    assert!(
-        profile.memory_bytes() <= MIN_MEMORY_LIMIT_BYTES,
-        "{}",
-        profile.memory_bytes()
-    );
+    assert!(profile.memory_bytes() <= MIN_MEMORY_LIMIT_BYTES, "{}", profile.memory_bytes());
     assert_eq!(profile.samples().map(|s| s.count).sum::<u64>(), count);
-    assert_eq!(
-        profile.samples().map(|s| s.weight_ns).sum::<u64>(),
-        weight_ns
-    );
-    assert!(
-        profile
-            .losses()
-            .iter()
-            .any(|(reason, count)| reason == "threads_full" && *count > 100_000)
-    );
+    assert_eq!(profile.samples().map(|s| s.weight_ns).sum::<u64>(), weight_ns);
+    assert!(profile.losses().iter().any(|(reason, count)| reason == "threads_full" && *count > 100_000));
     let shared = profile.threads().last().unwrap();
     assert_eq!(profile.bytes(shared.name.unwrap()), b"<several threads>");
 }
@@ -236,11 +203,7 @@ fn thread_churn_stays_bounded() {
 fn full_tree_cuts_stacks() {
     let mut profile = Profile::new(MIN_MEMORY_LIMIT_BYTES);
     let thread = profile.thread(Thread::default());
-    let (a, b, c) = (
-        function(&mut profile, "a"),
-        function(&mut profile, "b"),
-        function(&mut profile, "c"),
-    );
+    let (a, b, c) = (function(&mut profile, "a"), function(&mut profile, "b"), function(&mut profile, "c"));
     let top = profile.child(NodeId::ROOT, a, 1);
     profile.child(top, c, 1);
     let mut line = 0;
@@ -265,20 +228,11 @@ fn full_tree_cuts_stacks() {
 #[test]
 fn full_tables_refuse_names() {
     let mut profile = Profile::new(MIN_MEMORY_LIMIT_BYTES);
-    let last = (0..100_000)
-        .map(|i| function(&mut profile, &format!("exec'd function {i}")))
-        .last()
-        .unwrap();
-    assert_eq!(
-        profile.bytes(profile.function_info(last).name),
-        b"<memory limit>"
-    );
+    let last = (0..100_000).map(|i| function(&mut profile, &format!("exec'd function {i}"))).last().unwrap();
+    assert_eq!(profile.bytes(profile.function_info(last).name), b"<memory limit>");
     assert_eq!(profile.function_info(last).kind, FunctionKind::Synthetic);
     let losses: HashMap<_, _> = profile.losses().into_iter().collect();
-    assert!(
-        losses["strings_full"] > 90_000 && losses["functions_full"] > 0,
-        "{losses:?}"
-    );
+    assert!(losses["strings_full"] > 90_000 && losses["functions_full"] > 0, "{losses:?}");
     assert!(profile.memory_bytes() < MIN_MEMORY_LIMIT_BYTES);
 }
 
@@ -292,11 +246,7 @@ fn unique_stacks_stay_bounded() {
         let node = profile.child(NodeId::ROOT, f, i as u32);
         profile.record(i * 1_000_000, thread, node, 3);
     }
-    assert!(
-        profile.memory_bytes() <= 1 << 20,
-        "{}",
-        profile.memory_bytes()
-    );
+    assert!(profile.memory_bytes() <= 1 << 20, "{}", profile.memory_bytes());
     assert_eq!(profile.samples().map(|s| s.weight_ns).sum::<u64>(), 900_000);
     assert_eq!(profile.sample_count(), 300_000);
 }

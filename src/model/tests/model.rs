@@ -1,8 +1,8 @@
 //! The model's contract by example: interning, stacks, columns, views.
 
 use spprof_model::{
-    Column, Function, FunctionId, FunctionKind, Metadata, NodeId, Profile, Selection, StringId,
-    Thread, ThreadId, Values, filter, hot_functions, hot_lines, merge,
+    Column, Function, FunctionId, FunctionKind, Metadata, NodeId, Profile, Selection, StringId, Thread, ThreadId,
+    Values, filter, hot_functions, hot_lines, merge,
 };
 
 fn function(profile: &mut Profile, name: &str) -> FunctionId {
@@ -21,21 +21,11 @@ fn function(profile: &mut Profile, name: &str) -> FunctionId {
 /// main (line 1) calls fib (2), which calls itself (3), thread A; main calls other (5), thread B.
 fn example() -> Profile {
     let mut profile = Profile::unlimited();
-    let (main, fib, other) = (
-        function(&mut profile, "main"),
-        function(&mut profile, "fib"),
-        function(&mut profile, "other"),
-    );
+    let (main, fib, other) =
+        (function(&mut profile, "main"), function(&mut profile, "fib"), function(&mut profile, "other"));
     let name = profile.intern(b"A");
-    let a = profile.thread(Thread {
-        os_id: 1,
-        name: Some(name),
-        ..Thread::default()
-    });
-    let b = profile.thread(Thread {
-        os_id: 2,
-        ..Thread::default()
-    });
+    let a = profile.thread(Thread { os_id: 1, name: Some(name), ..Thread::default() });
+    let b = profile.thread(Thread { os_id: 2, ..Thread::default() });
     let root = profile.child(NodeId::ROOT, main, 1);
     let outer = profile.child(root, fib, 2);
     let inner = profile.child(outer, fib, 3);
@@ -61,10 +51,7 @@ fn interning_identifies() {
     let f = function(&mut profile, "f");
     let info = *profile.function_info(f);
     assert_eq!(profile.function(info), f);
-    let g = profile.function(Function {
-        discriminator: 1,
-        ..info
-    });
+    let g = profile.function(Function { discriminator: 1, ..info });
     assert_ne!(g, f);
     let node = profile.child(NodeId::ROOT, f, 1);
     assert_eq!(profile.child(NodeId::ROOT, f, 1), node);
@@ -78,23 +65,9 @@ fn interning_identifies() {
 fn stack_is_leaf_first() {
     let profile = example();
     let leaf = profile.sample(1).unwrap().node;
-    let frames: Vec<_> = profile
-        .stack(leaf)
-        .map(|n| {
-            (
-                name(&profile, profile.node(n).function),
-                profile.node(n).line,
-            )
-        })
-        .collect();
-    assert_eq!(
-        frames,
-        [
-            ("fib".to_owned(), 3),
-            ("fib".to_owned(), 2),
-            ("main".to_owned(), 1)
-        ]
-    );
+    let frames: Vec<_> =
+        profile.stack(leaf).map(|n| (name(&profile, profile.node(n).function), profile.node(n).line)).collect();
+    assert_eq!(frames, [("fib".to_owned(), 3), ("fib".to_owned(), 2), ("main".to_owned(), 1)]);
     assert_eq!(profile.stack(NodeId::ROOT).count(), 0);
 }
 
@@ -108,10 +81,7 @@ fn recording_fills_columns_of_the_clock() {
     assert_eq!(profile.value(Column::CpuNs, node), Some(5_000_000_000));
     assert_eq!(profile.value(Column::WallNs, node), None);
     let mut wall = Profile::unlimited();
-    wall.meta = Metadata {
-        clock: "wall".to_owned(),
-        ..Metadata::default()
-    };
+    wall.meta = Metadata { clock: "wall".to_owned(), ..Metadata::default() };
     let t = wall.thread(Thread::default());
     wall.record(0, t, NodeId::ROOT, 7);
     assert_eq!(wall.value(Column::WallNs, NodeId::ROOT), Some(7));
@@ -125,15 +95,7 @@ fn recursion_counts_once() {
     let values = Values::of_profile(&profile);
     let rows: Vec<_> = hot_functions(&profile, &values)
         .iter()
-        .map(|r| {
-            (
-                name(&profile, r.function),
-                r.self_ns,
-                r.total_ns,
-                r.self_samples,
-                r.total_samples,
-            )
-        })
+        .map(|r| (name(&profile, r.function), r.self_ns, r.total_ns, r.self_samples, r.total_samples))
         .collect();
     assert_eq!(
         rows,
@@ -143,33 +105,17 @@ fn recursion_counts_once() {
             ("main".to_owned(), 0, 5_000_000_300, 0, 3),
         ]
     );
-    let lines: Vec<_> = hot_lines(&profile, &values)
-        .iter()
-        .map(|r| (r.line, r.self_ns, r.total_ns))
-        .collect();
-    assert_eq!(
-        lines,
-        [
-            (5, 5_000_000_000, 5_000_000_000),
-            (3, 200, 200),
-            (2, 100, 300),
-            (1, 0, 5_000_000_300)
-        ]
-    );
+    let lines: Vec<_> = hot_lines(&profile, &values).iter().map(|r| (r.line, r.self_ns, r.total_ns)).collect();
+    assert_eq!(lines, [(5, 5_000_000_000, 5_000_000_000), (3, 200, 200), (2, 100, 300), (1, 0, 5_000_000_300)]);
 }
 
 /// One thread's values are those of its samples.
 #[test]
 fn values_of_a_thread() {
     let profile = example();
-    let rows = hot_functions(
-        &profile,
-        &Values::of_thread(&profile, ThreadId::from_index(0)),
-    );
+    let rows = hot_functions(&profile, &Values::of_thread(&profile, ThreadId::from_index(0)));
     assert_eq!(
-        rows.iter()
-            .map(|r| (name(&profile, r.function), r.total_ns))
-            .collect::<Vec<_>>(),
+        rows.iter().map(|r| (name(&profile, r.function), r.total_ns)).collect::<Vec<_>>(),
         [("fib".to_owned(), 300), ("main".to_owned(), 300)]
     );
 }
@@ -179,41 +125,14 @@ fn values_of_a_thread() {
 fn filter_states_what_it_leaves_out() {
     let profile = example();
     let is_fib = |p: &Profile, node: NodeId| name(p, p.node(node).function) == "fib";
-    let kept = filter(
-        &profile,
-        &Selection {
-            frame: Some(&is_fib),
-            ..Selection::default()
-        },
-    );
-    assert_eq!(
-        kept.samples().map(|s| s.weight_ns).collect::<Vec<_>>(),
-        [100, 200]
-    );
+    let kept = filter(&profile, &Selection { frame: Some(&is_fib), ..Selection::default() });
+    assert_eq!(kept.samples().map(|s| s.weight_ns).collect::<Vec<_>>(), [100, 200]);
     assert_eq!(kept.meta.weight_ns, 300);
-    assert!(
-        kept.losses()
-            .contains(&("filtered_ns".to_owned(), 5_000_000_000))
-    );
-    let late = filter(
-        &profile,
-        &Selection {
-            time_ns: Some(20..31),
-            ..Selection::default()
-        },
-    );
-    assert_eq!(
-        late.samples().map(|s| s.time_ns).collect::<Vec<_>>(),
-        [20, 30]
-    );
+    assert!(kept.losses().contains(&("filtered_ns".to_owned(), 5_000_000_000)));
+    let late = filter(&profile, &Selection { time_ns: Some(20..31), ..Selection::default() });
+    assert_eq!(late.samples().map(|s| s.time_ns).collect::<Vec<_>>(), [20, 30]);
     let threads = [ThreadId::from_index(1)];
-    let one = filter(
-        &profile,
-        &Selection {
-            threads: Some(&threads),
-            ..Selection::default()
-        },
-    );
+    let one = filter(&profile, &Selection { threads: Some(&threads), ..Selection::default() });
     assert_eq!(one.samples().map(|s| s.time_ns).collect::<Vec<_>>(), [30]);
     assert_eq!(one.threads().len(), 2);
 }
@@ -231,14 +150,8 @@ fn merge_adds() {
     let merged = merge(&a, &b);
     assert_eq!(merged.nodes().len(), a.nodes().len());
     assert_eq!(merged.threads().len(), 4);
-    assert_eq!(
-        merged.samples().map(|s| s.time_ns).collect::<Vec<_>>(),
-        [10, 20, 30, 510, 520, 530]
-    );
-    assert_eq!(
-        merged.column(Column::CpuNs).unwrap().iter().sum::<u64>(),
-        2 * 5_000_000_300
-    );
+    assert_eq!(merged.samples().map(|s| s.time_ns).collect::<Vec<_>>(), [10, 20, 30, 510, 520, 530]);
+    assert_eq!(merged.column(Column::CpuNs).unwrap().iter().sum::<u64>(), 2 * 5_000_000_300);
     assert_eq!(merged.meta.duration_ns, 540);
     assert_eq!(merged.losses(), [("ring_full".to_owned(), 5)]);
 }

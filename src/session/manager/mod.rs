@@ -5,19 +5,19 @@
 mod figures;
 mod parked;
 
-use figures::Totals;
+use super::Options;
 use super::drain::Sink;
 use super::shared::Shared;
 use super::thread::Tracked;
 use super::tick::{self, Found};
-use super::Options;
 use crate::resolve::lifetime;
 use crate::resolve::limbo::Batch;
 use crate::sampler::linux_perf::MIN_PERIOD_NS;
+use crate::sampler::pool;
 use crate::sampler::signals::SignalOwner;
 use crate::sampler::source::{Engine, Source};
 use crate::sampler::tasks::{self, TaskList};
-use crate::sampler::pool;
+use figures::Totals;
 use spprof_export::{Format, Journal};
 use spprof_model::Profile;
 use spprof_sigsafe::stack::Stack;
@@ -118,7 +118,8 @@ pub struct Setup {
 
 impl Manager {
     pub fn new(setup: Setup) -> Self {
-        let Setup { runtime, options, engine, engine_reason, output_format, shared, signals, sink, tasks, journal } = setup;
+        let Setup { runtime, options, engine, engine_reason, output_format, shared, signals, sink, tasks, journal } =
+            setup;
         let unix = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         Self {
             wall: options.clock == super::Clock::Wall,
@@ -185,7 +186,11 @@ impl Manager {
             }
             self.take_notices();
             if self.engine == Engine::Tick && now >= next_tick {
-                if self.wall { self.wall_tick(now) } else { self.cpu_tick(now) }
+                if self.wall {
+                    self.wall_tick(now)
+                } else {
+                    self.cpu_tick(now)
+                }
                 next_tick = now.max(next_tick) + self.tick_gap();
             }
             if now >= next_round {
@@ -275,7 +280,8 @@ impl Manager {
             start_ns: now.saturating_sub(self.start_ns),
             first_cpu_ns: first_cpu,
             seen_cpu_ns: cpu,
-            due_cpu_ns: first_cpu + self.random % (self.options.interval_ns / if first { 1 } else { YOUNG_RATE }).max(1),
+            due_cpu_ns: first_cpu
+                + self.random % (self.options.interval_ns / if first { 1 } else { YOUNG_RATE }).max(1),
             young: !first,
             seen_entered: state.entered.load(Ordering::Acquire),
             idle_ticks: 0,

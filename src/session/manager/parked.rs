@@ -152,7 +152,8 @@ impl Manager {
             let (one, two) = &mut *self.scratch;
             let same = (0..8).any(|_| {
                 walk(self.runtime, &mut Verified::new(), tstate, Interrupted::default(), one) == WalkOutcome::Complete
-                    && walk(self.runtime, &mut Verified::new(), tstate, Interrupted::default(), two) == WalkOutcome::Complete
+                    && walk(self.runtime, &mut Verified::new(), tstate, Interrupted::default(), two)
+                        == WalkOutcome::Complete
                     && one.frames() == two.frames()
                     && one.omitted == two.omitted
             });

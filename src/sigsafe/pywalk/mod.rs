@@ -184,7 +184,9 @@ fn is_root(layout: &Layout, frame: usize, shim: bool) -> bool {
     match (layout.chain, layout.frame_is_entry) {
         (FrameChain::FrameObjects, _) => true,
         // CPYTHON 3.11: the frame that C called.
-        (FrameChain::CFrameEntry, Some(entry_at)) => load_u8(frame.wrapping_add(entry_at)).is_some_and(|entry| entry != 0),
+        (FrameChain::CFrameEntry, Some(entry_at)) => {
+            load_u8(frame.wrapping_add(entry_at)).is_some_and(|entry| entry != 0)
+        }
         // CPYTHON 3.12+: below what C called lies a shim.
         _ => shim,
     }

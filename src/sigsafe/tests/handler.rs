@@ -155,7 +155,8 @@ fn set_errno(value: c_int) {
 #[test]
 fn passed_on() {
     let thread = Sampled::new(Image::new(layout(13)));
-    for (handler, is_siginfo) in [(host_siginfo as *const () as usize, true), (host_plain as *const () as usize, false)] {
+    for (handler, is_siginfo) in [(host_siginfo as *const () as usize, true), (host_plain as *const () as usize, false)]
+    {
         ZONE.chained.store(handler, Ordering::Relaxed);
         ZONE.chained_is_siginfo.store(is_siginfo, Ordering::Relaxed);
         set_errno(libc::EXDEV);

@@ -57,7 +57,8 @@ impl Sampled {
         ZONE.chained.store(libc::SIG_DFL, Ordering::Relaxed);
         ZONE.fault_handler.store(catch_faults(), Ordering::Relaxed);
         // SAFETY: RING_WORDS zeroed words each, leaked.
-        let states = Vec::leak((0..3).map(|_| unsafe { ThreadState::new(block(RING_WORDS * 8) as *mut Word) }).collect());
+        let states =
+            Vec::leak((0..3).map(|_| unsafe { ThreadState::new(block(RING_WORDS * 8) as *mut Word) }).collect());
         let range = states.as_ptr_range();
         // SAFETY: initialised states, leaked.
         unsafe { ZONE.set_pool(range.start, range.end) };
