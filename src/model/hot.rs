@@ -104,7 +104,7 @@ fn hot(profile: &Profile, values: &Values, key: impl Fn(FunctionId, u32) -> (Fun
         open[slot] += 1;
     });
     rows.retain(|row| row.total_samples > 0 || row.total_ns > 0);
-    rows.sort_by(|a, b| (b.self_ns, b.self_samples, b.total_ns).cmp(&(a.self_ns, a.self_samples, a.total_ns)));
+    rows.sort_by_key(|row| std::cmp::Reverse((row.self_ns, row.self_samples, row.total_ns)));
     rows
 }
 
