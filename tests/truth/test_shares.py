@@ -34,6 +34,12 @@ def test_threads_with_and_without_the_gil(report_of: Callable[..., Any], exact_e
     check(report_of("shares.py", "threads", exact_engine, 1000, 2))
 
 
+@pytest.mark.parametrize("engine", ["perf", "timer"], indirect=True)
+def test_kernel_time(report_of: Callable[..., Any], engine: str) -> None:
+    """Long system calls and short stretches of Python in turn: neither may claim the other's time."""
+    check(report_of("shares.py", "kernel", engine, 1000, 2))
+
+
 @pytest.mark.parametrize("interval_us, cpu_s", [(1000, 1.5), (10_000, 2.4)])
 def test_bursts(report_of: Callable[..., Any], exact_engine: str, interval_us: int, cpu_s: float) -> None:
     """Four threads that work for 2 ms and sleep for 5 ms."""
