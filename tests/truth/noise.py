@@ -33,9 +33,9 @@ def effective_samples(report: Mapping[str, Any]) -> float:
     return sum(report["weights"].values()) ** 2 / report["squares"]
 
 
-def deviation(found: float, true: float, samples: float) -> float:
-    """How far off one share is, in standard deviations of that many independent samples."""
-    return (found - true) / math.sqrt(true * (1 - true) / samples)
+def deviation_of(share: float, samples: float) -> float:
+    """The standard deviation of one share among that many independent samples."""
+    return math.sqrt(share * (1 - share) / samples)
 
 
 def grouped(amounts: Mapping[str, float]) -> dict[str, float]:

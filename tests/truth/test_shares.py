@@ -5,7 +5,12 @@ from __future__ import annotations
 from typing import Any, Callable
 
 import pytest
-from noise import SIGMAS, deviation, distance, effective_samples, expected_distance, grouped, shares
+from noise import SIGMAS, deviation_of, distance, effective_samples, expected_distance, grouped, shares
+
+
+# What chance does not explain. A tick's signal takes 10 to 20 us to reach a thread on a virtual machine, and a system call
+# that ends meanwhile is where it lands: the programs' own reading of their clocks gets that much too much.
+SYSTEMATIC = {"tick": 0.02, "perf": 0.002, "timer": 0.002}
 
 
 def check(report: dict[str, Any]) -> None:
@@ -16,7 +21,8 @@ def check(report: dict[str, Any]) -> None:
     groups, true_groups = grouped(found), grouped(truth)
     for kind, share in true_groups.items():
         if kind != "other":
-            assert abs(deviation(groups[kind], share, samples)) < SIGMAS, f"{kind}: {groups[kind]:.4f}, truly {share:.4f}"
+            allowed = SIGMAS * deviation_of(share, samples) + SYSTEMATIC[report["metadata"]["engine"]]
+            assert abs(groups[kind] - share) < allowed, f"{kind}: {groups[kind]:.4f}, truly {share:.4f}"
     # All of the time, not only its shares: a thread's last samples are missing, no more.
     missing = sum(report["truth"].values()) - sum(report["weights"].values())
     threads = len({key.partition(":")[0] for key in truth})
