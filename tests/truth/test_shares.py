@@ -7,7 +7,6 @@ from typing import Any, Callable
 import pytest
 from noise import SIGMAS, deviation_of, distance, effective_samples, expected_distance, grouped, shares
 
-
 # What chance does not explain. A tick's signal takes 10 to 20 us to reach a thread on a virtual machine, and a system call
 # that ends meanwhile is where it lands: the programs' own reading of their clocks gets that much too much.
 SYSTEMATIC = {"tick": 0.02, "perf": 0.002, "timer": 0.002}
