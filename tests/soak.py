@@ -28,7 +28,7 @@ GROWTH_MB = 24
 
 
 def churn_code(turn: int) -> None:
-    """Functions that are compiled, called and thrown away. Their names come again: CPython 3.12 and later keep each for ever."""
+    """Functions that are compiled, called and thrown away. The names recur: 3.12 and later keep each for ever."""
     turn %= 50
     source = "\n".join(f"def f{turn}_{i}(n):\n    return sum(range(n))" for i in range(20))
     namespace: dict[str, Callable[[int], int]] = {}
