@@ -117,13 +117,16 @@ def test_sigterm_in_a_child(hazard: Any, tmp_path: Any) -> None:
         + """
     spprof.start(interval_ms=1, output_path=path)
     sampled(100)
-    child = os.fork()
-    if child == 0:
-        time.sleep(60)
-        os._exit(3)
-    os.kill(child, signal.SIGTERM)
-    _, status = os.waitpid(child, 0)
-    assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGTERM, status
+    # At once, so that it often comes before the child has taken out our handler; or when it has.
+    for pause in [0] * 40 + [0.05]:
+        child = os.fork()
+        if child == 0:
+            time.sleep(60)
+            os._exit(3)
+        time.sleep(pause)
+        os.kill(child, signal.SIGTERM)
+        _, status = os.waitpid(child, 0)
+        assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGTERM, status
     assert os.path.getsize(path) == 0 and os.path.exists(path + ".journal")
     sampled(100)
     spprof.stop()
