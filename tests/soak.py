@@ -28,11 +28,7 @@ GROWTH_MB = 24
 
 
 def churn_code(turn: int) -> None:
-<<<<<<< HEAD
     """Functions that are compiled, called and thrown away. Their names come again: CPython keeps each for ever from 3.12 on."""
-=======
-    """Functions that are compiled, called and thrown away. The names recur: 3.12 and later keep each for ever."""
->>>>>>> wip-hazards
     turn %= 50
     source = "\n".join(f"def f{turn}_{i}(n):\n    return sum(range(n))" for i in range(20))
     namespace: dict[str, Callable[[int], int]] = {}
