@@ -18,7 +18,9 @@ def test_recursion_to_100_000_frames(report_of: Callable[..., Any], exact_engine
     assert losses["truncated_frames"] > 99_000 * shapes["whole"]
     assert report["found"]["turns"] > 100, "the program hardly got on"
     spent = report["found"]["cpu_ns"]
-    assert spent - 3e6 * interval_us / 1000 - 0.02 * spent < report["weight_ns"] < 1.01 * spent + 1e6
+    # What follows the last sample is missing: some intervals, or the rest that a walk of milliseconds earns the thread.
+    missing = 3e6 * interval_us / 1000 + 0.02 * spent + 20e6
+    assert spent - missing < report["weight_ns"] < 1.01 * spent + 1e6
 
 
 def test_sub_interpreter(report_of: Callable[..., Any], exact_engine: str) -> None:
