@@ -15,7 +15,7 @@ PYTHONS := $(PYTHON) .ci/pythons.py
 DEMO := build/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help build wheel demo test test-rust test-python test-one gates lint format pythons list-pythons bench soak loom rtsan asan clean
+.PHONY: help build wheel demo test test-rust test-python test-all test-one gates lint format pythons list-pythons bench soak loom rtsan asan clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z][a-z-]*\):[^#]*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r name text; do \
@@ -48,6 +48,9 @@ test-rust: loom ## unit tests of every crate, and the models of loom
 
 test-python: wheel ## tests on every Python found, or on those of PY="3.11 3.13t /path/to/python"
 	$(PYTHONS) test $(PY)
+
+test-all: ## as test, with the statistics and the hazards on every Python, not on the default one alone
+	SPPROF_EVERYTHING=1 $(MAKE) --no-print-directory test
 
 test-one: wheel ## some tests on one Python: make test-one PY=3.12 ARGS="tests/test_x.py -k name"
 	$(PYTHONS) test $(or $(PY),default) -- $(ARGS)
