@@ -45,7 +45,8 @@ def test_short_threads(hazard: Any, engine: str) -> None:
         meta = profile.metadata
         # Those that no sample caught are in what is unattributed.
         assert seen_ns(profile, "short") + meta["unattributed_ns"] >= 0.95 * sum(spent_short), meta
-        assert seen_ns(profile, "short") <= 1.1 * sum(spent_short)
+        # A thread's first sample also stands for its way to `short`, which is long beside half a millisecond.
+        assert seen_ns(profile, "short") <= 1.6 * sum(spent_short)
         """,
         engine,
     )
