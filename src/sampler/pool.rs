@@ -11,6 +11,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Threads sampled at the same time. The reservation is address space, not memory: 16 Ki x 138 KiB = 2.2 GB.
 pub const MAX_THREADS: usize = 1 << 14;
+const THREAD_STATES: &str = "memory for thread states";
 const SMALL_THREADS: usize = 256;
 
 #[derive(Debug)]
@@ -28,7 +29,8 @@ unsafe impl Send for Pool {}
 /// Leaked on creation. A forked child forgets it, locked or not, and makes its own (see [`abandon`]).
 static POOL: AtomicPtr<Mutex<Pool>> = AtomicPtr::new(std::ptr::null_mut());
 
-fn reserve(bytes: usize) -> Result<*mut u8> {
+/// Zeroed address space for ever, which costs memory only where it is touched. `purpose` is for the error's text.
+pub fn reserve(bytes: usize, purpose: &str) -> Result<*mut u8> {
     // SAFETY: a fresh private mapping.
     let address = unsafe {
         libc::mmap(
@@ -41,7 +43,7 @@ fn reserve(bytes: usize) -> Result<*mut u8> {
         )
     };
     if address == libc::MAP_FAILED {
-        return Err(Error::os("cannot reserve memory for thread states", &std::io::Error::last_os_error()));
+        return Err(Error::os(&format!("cannot reserve {purpose}"), &std::io::Error::last_os_error()));
     }
     // Rings are scratch memory: of no use in a core dump, and no reason for huge pages (a failure here only costs memory).
     // SAFETY: the mapping made above.
@@ -53,8 +55,8 @@ fn reserve(bytes: usize) -> Result<*mut u8> {
 }
 
 fn create(capacity: usize) -> Result<Pool> {
-    let states = reserve(capacity * size_of::<ThreadState>())?.cast::<ThreadState>();
-    let rings = reserve(capacity * RING_WORDS * size_of::<u64>())?.cast::<u64>();
+    let states = reserve(capacity * size_of::<ThreadState>(), THREAD_STATES)?.cast::<ThreadState>();
+    let rings = reserve(capacity * RING_WORDS * size_of::<u64>(), THREAD_STATES)?.cast::<u64>();
     Ok(Pool { states, rings, capacity, used: 0, free: Vec::new() })
 }
 

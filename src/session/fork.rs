@@ -1,7 +1,7 @@
 //! Fork: the child has one thread, no timers, no manager. It must be inactive, clean, and able to start its own run.
 
 use super::{PHASE, READERS, RUNNING, phase, terminate};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::resolve::lifetime;
 use crate::sampler::{descriptor, pool, signals};
 use spprof_sigsafe::thread::ThreadState;
@@ -26,20 +26,7 @@ pub fn prepare_fd_table() -> Result<()> {
         return Ok(());
     }
     let bytes = MAX_FDS * size_of::<AtomicPtr<ThreadState>>();
-    // SAFETY: a fresh private mapping, zeroed: null pointers.
-    let table = unsafe {
-        libc::mmap(
-            std::ptr::null_mut(),
-            bytes,
-            libc::PROT_READ | libc::PROT_WRITE,
-            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
-            -1,
-            0,
-        )
-    };
-    if table == libc::MAP_FAILED {
-        return Err(Error::os("cannot reserve the table of descriptors", &std::io::Error::last_os_error()));
-    }
+    let table = pool::reserve(bytes, "the table of descriptors")?;
     FD_TABLE.store(table.cast(), Ordering::Release);
     // SAFETY: MAX_FDS null pointers, mapped for ever.
     unsafe { ZONE.set_fd_table(table.cast()) };
