@@ -64,8 +64,10 @@ def test_a_rate_the_machine_cannot_bear(hazard: Any) -> None:
             took = time.monotonic() - began
             profile = spprof.stop()
             assert_true(profile, burn=spent)
-            # One every 50 us and no more: on a machine that is busy with others, 20 us stop the program for good.
-            assert profile.metadata["delivered_rate_hz"] < 30_000, (engine, profile.metadata)
+            # perf is asked for one every 50 us and no more: on a machine that is busy with others, 20 us stop the program
+            # for good. The other engines cannot flood a thread: the kernel's tick and the manager's own pace bound them.
+            if engine == "perf":
+                assert profile.metadata["delivered_rate_hz"] < 25_000, profile.metadata
             assert took < 20, (engine, took)
         """,
         timeout=90,
