@@ -37,6 +37,7 @@ pub fn start(
         clock,
         engine,
         memory_limit_bytes,
+        native: crate::resolve::native::NativeDetail::None,
         output: output_path,
         output_format: format.name().to_owned(),
     })?)

@@ -1,6 +1,6 @@
 //! Raw frames to model: which function and line an address in a code object is. Runs on the resolver thread, no GIL.
 //!
-//! [`code`] reads a code object out of [`memory`], [`lines`] decodes its line table, [`lifetime`] keeps it from being freed
+//! [`native`] names native frames; [`code`] reads a code object out of [`memory`], [`lines`] decodes its line table, [`lifetime`] keeps it from being freed
 //! until then (by the protocol in [`limbo`]). [`Resolver`] remembers what it has read.
 
 pub mod code;
@@ -8,6 +8,7 @@ pub mod lifetime;
 pub mod limbo;
 pub mod lines;
 pub mod memory;
+pub mod native;
 mod spin;
 
 use code::Unresolved;

@@ -1,10 +1,11 @@
 //! From a thread's ring to the model: records become tree nodes. Runs on the manager thread, needs no GIL.
 
 use crate::resolve::Resolver;
+use crate::resolve::native::Natives;
 use spprof_model::{Function, FunctionId, FunctionKind, NodeId, Profile};
 use spprof_sigsafe::handler::{Header, flags};
 use spprof_sigsafe::ring::Reader;
-use spprof_sigsafe::stack::{LEAF_FRAMES, RawFrame, Stack};
+use spprof_sigsafe::stack::{LEAF_FRAMES, RawFrame, Stack, marks};
 
 /// Functions that stand for what has no name.
 #[derive(Debug)]
@@ -15,6 +16,8 @@ pub struct Synthetic {
     unresolved: FunctionId,
     /// The middle of a deep stack.
     truncated: FunctionId,
+    /// The unknown callers of a native frame.
+    no_caller: FunctionId,
 }
 
 impl Synthetic {
@@ -28,6 +31,7 @@ impl Synthetic {
             native: make(b"<native>", FunctionKind::Native),
             unresolved: make(b"<unresolved>", FunctionKind::Synthetic),
             truncated: make(b"<truncated>", FunctionKind::Synthetic),
+            no_caller: make(b"<native callers unknown>", FunctionKind::Synthetic),
         }
     }
 }
@@ -37,6 +41,7 @@ impl Synthetic {
 pub struct Sink {
     pub profile: Profile,
     pub resolver: Resolver,
+    pub natives: Natives,
     pub synthetic: Synthetic,
     /// Frames left out of deep stacks, in all.
     pub omitted_frames: u64,
@@ -52,9 +57,9 @@ pub struct Record {
 }
 
 impl Sink {
-    pub fn new(mut profile: Profile, resolver: Resolver) -> Self {
+    pub fn new(mut profile: Profile, resolver: Resolver, natives: Natives) -> Self {
         let synthetic = Synthetic::new(&mut profile);
-        Self { profile, resolver, synthetic, omitted_frames: 0, buffer: Vec::new() }
+        Self { profile, resolver, natives, synthetic, omitted_frames: 0, buffer: Vec::new() }
     }
 
     /// Takes one record out of `reader`. `path` holds the nodes of the thread's previous record, root first: the
@@ -86,8 +91,21 @@ impl Sink {
     fn extend(&mut self, path: &mut Vec<NodeId>, frames: &[RawFrame], omitted: u32, broken: bool) -> NodeId {
         let mut node = path.last().copied().unwrap_or(NodeId::ROOT);
         for (position, frame) in frames.iter().enumerate().rev() {
-            let (function, line) = self.resolver.frame(&mut self.profile, frame.code, frame.offset);
-            node = self.profile.child(node, function, line);
+            match frame.as_native() {
+                None => {
+                    let (function, line) = self.resolver.frame(&mut self.profile, frame.code, frame.offset);
+                    node = self.profile.child(node, function, line);
+                }
+                Some(native) => {
+                    if native.marks & marks::ENDS != 0 {
+                        node = self.profile.child(node, self.synthetic.no_caller, 0);
+                    }
+                    for (function, line) in self.natives.frame(&mut self.profile, native).iter().rev() {
+                        node = self.profile.child(node, *function, *line);
+                    }
+                }
+            }
+            // One entry a captured frame, also where none or several are shown: the handler counts in these.
             path.push(node);
             if omitted != 0 && position == LEAF_FRAMES {
                 node = self.profile.child(node, self.synthetic.truncated, 0);

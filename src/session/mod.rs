@@ -14,6 +14,7 @@ mod tick;
 mod wake;
 
 use crate::error::{Error, Result};
+use crate::resolve::native::{NativeDetail, Natives};
 use crate::resolve::{Resolver, lifetime};
 use crate::sampler::signals::{AllBlocked, SignalOwner};
 use crate::sampler::source::{self, Engine};
@@ -55,6 +56,7 @@ pub struct Options {
     pub clock: Clock,
     pub engine: EngineChoice,
     pub memory_limit_bytes: u64,
+    pub native: NativeDetail,
     /// Where the profile is journalled to while running (`<path>.journal`) and saved on SIGTERM.
     pub output: Option<PathBuf>,
     /// Export format of `output` ("speedscope", "collapsed", "pprof", "svg", "spprof").
@@ -163,7 +165,7 @@ fn launch(options: Options) -> Result<Running> {
     let shared = Arc::new(Shared::new());
     let mut profile = Profile::new(options.memory_limit_bytes);
     describe(&mut profile.meta, &options)?;
-    let sink = Sink::new(profile, Resolver::new(runtime.layout, runtime.code_type));
+    let sink = Sink::new(profile, Resolver::new(runtime.layout, runtime.code_type), Natives::new(options.native));
     let format = Format::from_name(&options.output_format)
         .ok_or_else(|| Error::value(format!("Unknown format: {}", options.output_format)))?;
     let journal = match &options.output {

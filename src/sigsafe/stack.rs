@@ -1,4 +1,4 @@
-//! One captured Python stack, in a fixed buffer.
+//! One captured stack, in a fixed buffer: Python frames, and native frames between them where a run asks for those.
 
 /// Frames kept from the leaf end, before anything is left out.
 pub const LEAF_FRAMES: usize = 224;
@@ -7,6 +7,9 @@ pub const ROOT_FRAMES: usize = 32;
 pub const MAX_FRAMES: usize = LEAF_FRAMES + ROOT_FRAMES;
 
 /// A frame as captured: nothing is dereferenced, nothing has a name yet.
+///
+/// A native frame is told by the top bit of its first word, which no address in user space has:
+/// `1 << 63 | marks << 56 | module id`; its second word is the address.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 #[repr(C)]
 pub struct RawFrame {
@@ -14,6 +17,53 @@ pub struct RawFrame {
     pub code: usize,
     /// Byte offset of the executing instruction from the first one; negative before the first.
     pub offset: i64,
+}
+
+/// What is known of a native frame besides its address.
+pub mod marks {
+    /// A call of the interpreter's loop: the Python frames above it, up to the next native one, ran in it.
+    pub const EVAL: u8 = 1;
+    /// The address is of an instruction that was interrupted, not that of a call.
+    pub const EXACT: u8 = 2;
+    /// Who called it is not known, though it is no thread's start.
+    pub const ENDS: u8 = 4;
+}
+
+/// A native frame, unpacked.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct NativeFrame {
+    /// Id of the module (`spprof_model::Module`) that held the address at the time; 0 when none did.
+    pub module: u32,
+    /// Where to look up: the interrupted instruction, or the last byte of the call. As in the module's file (the bias is
+    /// taken off); without a module, as in memory.
+    pub address: u64,
+    /// Of [`marks`].
+    pub marks: u8,
+}
+
+const NATIVE: u64 = 1 << 63;
+const MARKS_SHIFT: u32 = 56;
+const MARKS_MASK: u64 = 0x7f;
+
+impl RawFrame {
+    #[inline(always)]
+    #[must_use]
+    pub const fn native(frame: NativeFrame) -> Self {
+        let marks = (frame.marks as u64 & MARKS_MASK) << MARKS_SHIFT;
+        Self { code: (NATIVE | marks | frame.module as u64) as usize, offset: frame.address as i64 }
+    }
+
+    /// `None` for a Python frame.
+    #[inline(always)]
+    #[must_use]
+    pub const fn as_native(&self) -> Option<NativeFrame> {
+        let word = self.code as u64;
+        if word & NATIVE == 0 {
+            return None;
+        }
+        let marks = (word >> MARKS_SHIFT & MARKS_MASK) as u8;
+        Some(NativeFrame { module: word as u32, address: self.offset as u64, marks })
+    }
 }
 
 /// Leaf first. When `omitted` is not 0, that many frames are missing between the first [`LEAF_FRAMES`] and the rest.
