@@ -119,7 +119,9 @@ pub(crate) fn write(profile: &Profile, out: &mut dyn Write) -> io::Result<()> {
     write_header(out, KIND_FINAL)?;
     Progress::default().write_new(profile, &profile.meta, out)?;
     for column in profile.columns().filter(|&column| !is_of_samples(profile, column)) {
-        let values = profile.column(column).unwrap_or_default().to_vec();
+        // What is not there is 0.
+        let values = profile.column(column).unwrap_or_default();
+        let values = values[..values.iter().rposition(|&value| value > 0).map_or(0, |last| last + 1)].to_vec();
         write_chunk(out, COLUMN, &rows::Column { name: column.name().to_owned(), values }.encode_to_vec())?;
     }
     write_chunk(out, END, &[])
@@ -152,15 +154,11 @@ pub(crate) fn checksum(kind: [u8; 4], payload: &[u8]) -> u32 {
 }
 
 pub(crate) fn kind_number(kind: FunctionKind) -> u32 {
-    match kind {
-        FunctionKind::Native => 1,
-        FunctionKind::Synthetic => 2,
-        _ => 0,
-    }
+    FunctionKind::ALL.iter().position(|&known| known == kind).unwrap_or(0) as u32
 }
 
 pub(crate) fn kind_of_number(number: u32) -> Option<FunctionKind> {
-    [FunctionKind::Python, FunctionKind::Native, FunctionKind::Synthetic].get(number as usize).copied()
+    FunctionKind::ALL.get(number as usize).copied()
 }
 
 /// How much of a growing profile is in the file already.

@@ -8,20 +8,33 @@ pub enum Column {
     CpuNs,
     WallNs,
     GilNs,
+    /// Activations begun. A generator or coroutine counts once, at its first step.
     Calls,
+    /// Wall time on top of the stack, suspended time excluded.
     SelfNs,
+    /// Steps of a generator or coroutine after its first.
+    Resumes,
+    /// Time a coroutine or asynchronous generator was suspended; it overlaps with that of its awaiter.
+    AwaitNs,
+    /// Activations left by an exception; `Cancellations` and the closing of generators are not among them.
+    Exceptions,
+    Cancellations,
     AllocBytes,
     AllocCount,
 }
 
 impl Column {
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 12] = [
         Self::Samples,
         Self::CpuNs,
         Self::WallNs,
         Self::GilNs,
         Self::Calls,
         Self::SelfNs,
+        Self::Resumes,
+        Self::AwaitNs,
+        Self::Exceptions,
+        Self::Cancellations,
         Self::AllocBytes,
         Self::AllocCount,
     ];
@@ -36,6 +49,10 @@ impl Column {
             Self::GilNs => "gil_ns",
             Self::Calls => "calls",
             Self::SelfNs => "self_ns",
+            Self::Resumes => "resumes",
+            Self::AwaitNs => "await_ns",
+            Self::Exceptions => "exceptions",
+            Self::Cancellations => "cancellations",
             Self::AllocBytes => "alloc_bytes",
             Self::AllocCount => "alloc_count",
         }

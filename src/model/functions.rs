@@ -16,6 +16,40 @@ pub enum FunctionKind {
     Native,
     /// Made by the profiler, to make a loss visible: `<truncated>`, `<unresolved>`...
     Synthetic,
+    /// A Python function whose calls make generators.
+    Generator,
+    /// An `async def`.
+    Coroutine,
+    /// An `async def` that yields.
+    AsyncGenerator,
+    /// A function or type of an extension or of the interpreter, called from Python.
+    Builtin,
+}
+
+impl FunctionKind {
+    /// In the order of their numbers in files: new ones go to the end.
+    pub const ALL: [Self; 7] = [
+        Self::Python,
+        Self::Native,
+        Self::Synthetic,
+        Self::Generator,
+        Self::Coroutine,
+        Self::AsyncGenerator,
+        Self::Builtin,
+    ];
+
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Python => "python",
+            Self::Native => "native",
+            Self::Synthetic => "synthetic",
+            Self::Generator => "generator",
+            Self::Coroutine => "coroutine",
+            Self::AsyncGenerator => "async generator",
+            Self::Builtin => "builtin",
+        }
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]

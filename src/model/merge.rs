@@ -95,6 +95,8 @@ pub fn merge(a: &Profile, b: &Profile) -> Profile {
         }
     }
     merged.meta.notes.extend(b.meta.notes.iter().cloned());
+    add(&mut merged.meta.overhead_ns, b.meta.overhead_ns);
+    merged.meta.max_depth = merged.meta.max_depth.max(b.meta.max_depth);
     add(&mut merged.meta.handler_ns, b.meta.handler_ns);
     add(&mut merged.meta.profiler_cpu_ns, b.meta.profiler_cpu_ns);
     add(&mut merged.meta.process_cpu_ns, b.meta.process_cpu_ns);

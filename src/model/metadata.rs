@@ -36,6 +36,12 @@ pub struct Metadata {
     /// Reason and count.
     pub losses: Vec<(String, u64)>,
     pub notes: Vec<String>,
+    /// What tracing costs a call with its return, as calibrated on this machine; 0: not a trace.
+    pub overhead_ns_per_call: f64,
+    /// The tracer's own time, subtracted from the self times.
+    pub overhead_ns: u64,
+    /// Calls on top of each other at most.
+    pub max_depth: u64,
     /// Reopened from the journal of a run that never ended.
     pub incomplete: bool,
     pub schema_version: u32,
@@ -65,6 +71,9 @@ impl Default for Metadata {
             unattributed_ns: 0,
             losses: Vec::new(),
             notes: Vec::new(),
+            overhead_ns_per_call: 0.0,
+            overhead_ns: 0,
+            max_depth: 0,
             incomplete: false,
             schema_version: SCHEMA_VERSION,
             exporter: concat!("spprof ", env!("CARGO_PKG_VERSION")).to_owned(),

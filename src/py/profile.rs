@@ -72,7 +72,7 @@ impl NativeProfile {
             dict.set_item("file", to_python(py, profile.bytes(function.file))?)?;
             dict.set_item("first_line", function.first_line)?;
             dict.set_item("line", row.line)?;
-            dict.set_item("kind", kind_name(function.kind))?;
+            dict.set_item("kind", function.kind.name())?;
             dict.set_item("self_samples", row.self_samples)?;
             dict.set_item("total_samples", row.total_samples)?;
             dict.set_item("self_ns", row.self_ns)?;
@@ -203,6 +203,9 @@ impl NativeProfile {
         }
         dict.set_item("losses", by_reason)?;
         dict.set_item("notes", &meta.notes)?;
+        dict.set_item("overhead_ns_per_call", meta.overhead_ns_per_call)?;
+        dict.set_item("overhead_ns", meta.overhead_ns)?;
+        dict.set_item("max_depth", meta.max_depth)?;
         dict.set_item("coarsened", self.profile.is_coarsened())?;
         dict.set_item("incomplete", meta.incomplete)?;
         dict.set_item("schema_version", meta.schema_version)?;
@@ -236,14 +239,6 @@ impl NativeProfile {
 
 fn options(mark_native: bool) -> WriteOptions {
     WriteOptions { mark_native, ..WriteOptions::default() }
-}
-
-fn kind_name(kind: FunctionKind) -> &'static str {
-    match kind {
-        FunctionKind::Python => "python",
-        FunctionKind::Native => "native",
-        _ => "synthetic",
-    }
 }
 
 /// The format asked for, else the one of the path's suffix.

@@ -44,6 +44,19 @@ fn round_trip_is_lossless() {
     let mut profile = example();
     let leaf = profile.sample(0).unwrap().node;
     profile.add(Column::Calls, leaf, u64::MAX);
+    for (i, column) in [Column::SelfNs, Column::Resumes, Column::AwaitNs, Column::Exceptions, Column::Cancellations]
+        .into_iter()
+        .enumerate()
+    {
+        profile.add(column, leaf, i as u64 + 1);
+    }
+    profile.meta.overhead_ns_per_call = 55.5;
+    profile.meta.overhead_ns = 123;
+    profile.meta.max_depth = 3;
+    for (i, kind) in FunctionKind::ALL.into_iter().enumerate() {
+        let function = fixture::function(&mut profile, format!("kind {i}").as_bytes(), b"f.py", kind);
+        profile.child(leaf, function, 0);
+    }
     let file = bytes(&profile, Format::Spprof);
     let again = reread(&file);
     assert_same(&again, &profile);
