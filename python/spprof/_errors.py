@@ -8,3 +8,7 @@ class LoadError(ValueError):
 
     The message names the file, the byte offset and what was expected there.
     """
+
+
+class MissingColumnError(AttributeError, LookupError):
+    """A profile was asked for what it does not hold, as the calls of a sampled profile. Never answered with a zero."""

@@ -27,7 +27,9 @@ pub(crate) fn write(profile: &Profile, out: &mut dyn Write, options: &WriteOptio
         }
         text_of[number]
     });
-    write_sorted(&tree, &texts, options.count_unit, out)
+    // Calls are no measure of a stack's weight.
+    let unit = if profile.is_trace() { CountUnit::Microseconds } else { options.count_unit };
+    write_sorted(&tree, &texts, unit, out)
 }
 
 enum Step {
@@ -47,7 +49,7 @@ fn write_sorted(tree: &MergedTree, texts: &[Vec<u8>], unit: CountUnit, out: &mut
             let text = &texts[merged.key as usize];
             let count = match unit {
                 CountUnit::Samples => merged.samples,
-                CountUnit::Microseconds => merged.weight_ns / 1000,
+                CountUnit::Microseconds => merged.weight_ns.saturating_add(500) / 1000,
                 CountUnit::Nanoseconds => merged.weight_ns,
             };
             if count > 0 {

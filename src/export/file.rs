@@ -10,9 +10,14 @@ use std::sync::atomic::{AtomicU32, Ordering};
 /// Writes `path`. A file that is there keeps its mode and what links to it, and stays as it is if anything fails; what is no
 /// regular file (a pipe, a device) is written to directly.
 pub fn write_file(profile: &Profile, format: Format, path: &Path, options: &WriteOptions) -> io::Result<()> {
+    write_whole(path, |out| write(profile, format, out, options))
+}
+
+/// The same for what is not a profile.
+pub fn write_whole(path: &Path, content: impl Fn(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
     let fill = |file: File| {
         let mut out = BufWriter::with_capacity(1 << 16, file);
-        write(profile, format, &mut out, options)?;
+        content(&mut out)?;
         out.flush()
     };
     match Place::of(path)? {

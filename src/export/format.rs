@@ -1,6 +1,6 @@
 //! Which formats there are, how they are asked for by name and by path, and the one entrance to their writers.
 
-use crate::{collapsed, pprof, speedscope, spprof, svg};
+use crate::{callgraph, collapsed, pprof, speedscope, spprof, svg};
 use spprof_model::Profile;
 use std::io;
 use std::path::Path;
@@ -20,11 +20,13 @@ pub enum Format {
     Svg,
     /// The lossless format.
     Spprof,
+    /// JSON of functions, edges and the calling-context tree.
+    CallGraph,
 }
 
 impl Format {
     /// The names users give, for messages.
-    pub const NAMES: [&'static str; 5] = ["speedscope", "collapsed", "pprof", "svg", "spprof"];
+    pub const NAMES: [&'static str; 6] = ["speedscope", "collapsed", "pprof", "svg", "spprof", "callgraph"];
 
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
@@ -35,6 +37,7 @@ impl Format {
             "pprof" => Self::Pprof,
             "svg" => Self::Svg,
             "spprof" => Self::Spprof,
+            "callgraph" => Self::CallGraph,
             _ => return None,
         })
     }
@@ -66,6 +69,7 @@ impl Format {
             Self::Pprof => "pprof",
             Self::Svg => "svg",
             Self::Spprof => "spprof",
+            Self::CallGraph => "callgraph",
         }
     }
 }
@@ -104,5 +108,6 @@ pub fn write(profile: &Profile, format: Format, out: &mut dyn io::Write, options
         Format::Pprof => pprof::write(profile, out),
         Format::Svg => svg::write(profile, out, options),
         Format::Spprof => spprof::write(profile, out),
+        Format::CallGraph => callgraph::write(profile, out),
     }
 }

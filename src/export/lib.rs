@@ -3,6 +3,8 @@
 //! Writers take any `io::Write` and do not buffer: hand them a `BufWriter`. Readers take bytes and never panic, whatever the bytes.
 #![forbid(unsafe_code)]
 
+mod callgraph;
+mod callgraph_read;
 mod collapsed;
 mod file;
 mod format;
@@ -18,7 +20,7 @@ mod spprof_read;
 mod svg;
 mod wtf8;
 
-pub use file::write_file;
+pub use file::{write_file, write_whole};
 pub use format::{CountUnit, Format, WriteOptions, write};
 pub use journal::Journal;
 pub use load::{LoadError, load, read};

@@ -1,6 +1,6 @@
 //! Opening a profile of any format that can be read back: told by its first bytes, not by its name.
 
-use crate::{collapsed, pprof_read, speedscope_read, spprof, spprof_read};
+use crate::{callgraph_read, collapsed, pprof_read, speedscope_read, spprof, spprof_read};
 use spprof_model::{Function, FunctionKind, NodeId, Profile, Sample, StringId, Thread, ThreadId};
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -43,7 +43,7 @@ impl ReadError {
     }
 }
 
-/// Reads a file in any of spprof, speedscope, pprof and collapsed format.
+/// Reads a file in any of spprof, speedscope, pprof, call graph and collapsed format.
 pub fn load(path: &Path) -> Result<Profile, LoadError> {
     let bytes = std::fs::read(path).map_err(|source| LoadError {
         path: path.to_owned(),
@@ -61,7 +61,10 @@ pub fn read(bytes: &[u8], path: &Path) -> Result<Profile, LoadError> {
         (_, None) => Err(ReadError::new(0, "expected a profile, the file is empty")),
         (bytes, _) if bytes.starts_with(&spprof::MAGIC[..4]) => spprof_read::read(bytes),
         ([0x1f, 0x8b, ..], _) => pprof_read::read(bytes),
-        (_, Some(b'{')) => speedscope_read::read(bytes),
+        (_, Some(b'{')) => match std::str::from_utf8(bytes) {
+            Ok(text) if callgraph_read::is_meant(text) => callgraph_read::read(text),
+            _ => speedscope_read::read(bytes),
+        },
         _ => read_text(bytes),
     };
     profile.map_err(|error| LoadError {

@@ -5,7 +5,7 @@ use crate::wtf8;
 use flate2::{Compression, write::GzEncoder};
 use prost::Message;
 use rustc_hash::FxHashMap;
-use spprof_model::{FunctionKind, NodeId, Profile};
+use spprof_model::{FunctionKind, NodeId, Profile, Values};
 use std::io::{self, Write};
 
 /// The messages of profile.proto that we use; numbers are that file's.
@@ -124,14 +124,15 @@ pub(crate) fn write(profile: &Profile, out: &mut dyn Write) -> io::Result<()> {
     let mut strings = Strings::default();
     strings.number(String::new());
     let meta = &profile.meta;
-    let clock = if meta.clock == "wall" { "wall" } else { "cpu" };
+    let clock = if meta.clock == "wall" || profile.is_trace() { "wall" } else { "cpu" };
+    let counted = if profile.is_trace() { "calls" } else { "samples" };
     let mut value_type = |kind: &str, unit: &str| proto::ValueType {
         r#type: strings.number(kind.to_owned()),
         unit: strings.number(unit.to_owned()),
     };
     let time = value_type(clock, "nanoseconds");
     let head = proto::Profile {
-        sample_type: vec![value_type("samples", "count"), time.clone()],
+        sample_type: vec![value_type(counted, "count"), time.clone()],
         mapping: vec![proto::Mapping {
             id: 1,
             filename: strings.number(meta.argv.first().cloned().unwrap_or_default()),
@@ -156,8 +157,30 @@ pub(crate) fn write(profile: &Profile, out: &mut dyn Write) -> io::Result<()> {
     Ok(())
 }
 
+/// One sample for each stack of the columns, where there is no timeline that tells of threads: calls and time of a trace.
+fn write_columns(profile: &Profile, out: &mut impl Write) -> io::Result<Locations> {
+    let values = Values::of_profile(profile);
+    let mut locations = Locations::default();
+    for (i, (&count, &weight_ns)) in values.samples.iter().zip(&values.weight_ns).enumerate() {
+        if count == 0 && weight_ns == 0 {
+            continue;
+        }
+        let stack = profile.stack(NodeId::from_index(i as u32));
+        let sample = proto::Sample {
+            location_id: stack.map(|node| locations.number(profile, node)).collect(),
+            value: vec![clamp(count), clamp(weight_ns)],
+            label: Vec::new(),
+        };
+        put(out, &proto::Profile { sample: vec![sample], ..Default::default() })?;
+    }
+    Ok(locations)
+}
+
 /// One sample for each thread and stack. Gives the places they name.
 fn write_samples(profile: &Profile, strings: &mut Strings, out: &mut impl Write) -> io::Result<Locations> {
+    if profile.is_trace() || profile.is_without_timeline() {
+        return write_columns(profile, out);
+    }
     let mut sums: FxHashMap<(usize, NodeId), (u64, u64)> = FxHashMap::default();
     for sample in profile.samples() {
         let sum = sums.entry((sample.thread.index(), sample.node)).or_default();

@@ -5,7 +5,7 @@ use crate::pprof::{NATIVE, SYNTHETIC, proto};
 use flate2::read::MultiGzDecoder;
 use prost::Message;
 use rustc_hash::FxHashMap;
-use spprof_model::{FunctionKind, NodeId, Profile, ThreadId};
+use spprof_model::{Column, FunctionKind, NodeId, Profile, ThreadId};
 use std::io::Read;
 
 /// A small file may unpack to anything; this much is believed.
@@ -29,6 +29,7 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Profile, ReadError> {
     };
     let count_index = type_index(&|_, unit| unit == "count");
     let time_index = type_index(&|_, unit| unit == "nanoseconds");
+    let traced = count_index.is_some_and(|i| string(file.sample_type[i].r#type) == "calls");
     if count_index.is_none() && time_index.is_none() {
         return Err(invalid("it has neither counts nor nanoseconds"));
     }
@@ -49,7 +50,6 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Profile, ReadError> {
         let label = |key| sample.label.iter().find(|label| string(label.key) == key);
         let name = label("thread").map_or("", |label| string(label.str));
         let os_id = label("thread_id").map_or(0, |label| label.num as u64);
-        let thread = *threads.entry((name, os_id)).or_insert_with(|| builder.thread(name.as_bytes(), os_id));
         let mut node = NodeId::ROOT;
         for id in sample.location_id.iter().rev() {
             let location = locations.get(id).ok_or_else(|| invalid(&format!("location {id} is missing")))?;
@@ -68,7 +68,13 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Profile, ReadError> {
         }
         let value =
             |index: Option<usize>| index.and_then(|i| sample.value.get(i)).and_then(|&value| u64::try_from(value).ok());
+        if traced {
+            builder.profile.add(Column::Calls, node, value(count_index).unwrap_or(0));
+            builder.profile.add(Column::SelfNs, node, value(time_index).unwrap_or(0));
+            continue;
+        }
         let count = value(count_index).unwrap_or(1).min(u64::from(u32::MAX));
+        let thread = *threads.entry((name, os_id)).or_insert_with(|| builder.thread(name.as_bytes(), os_id));
         builder.record(0, thread, node, value(time_index).unwrap_or(0), count);
     }
     Ok(builder.profile)

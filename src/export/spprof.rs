@@ -127,9 +127,9 @@ pub(crate) fn write(profile: &Profile, out: &mut dyn Write) -> io::Result<()> {
     write_chunk(out, END, &[])
 }
 
-/// Columns that the samples add up to.
+/// Columns that the samples on the timeline add up to.
 pub(crate) fn is_of_samples(profile: &Profile, column: Column) -> bool {
-    column == Column::Samples || column == profile.time_column()
+    !profile.is_without_timeline() && (column == Column::Samples || column == profile.time_column())
 }
 
 pub(crate) fn write_header(out: &mut dyn Write, kind: u16) -> io::Result<()> {

@@ -25,7 +25,7 @@ pub struct HotRow {
 }
 
 impl Values {
-    /// Of the whole profile, from its columns.
+    /// Of the whole profile, from its columns. Of a trace, calls in the place of samples.
     #[must_use]
     pub fn of_profile(profile: &Profile) -> Self {
         let nodes = profile.nodes().len();
@@ -34,6 +34,9 @@ impl Values {
             values.resize(nodes, 0);
             values
         };
+        if profile.is_trace() {
+            return Self { samples: column(Column::Calls), weight_ns: column(Column::SelfNs) };
+        }
         Self { samples: column(Column::Samples), weight_ns: column(profile.time_column()) }
     }
 
@@ -114,7 +117,7 @@ pub(crate) fn add(sum: &mut u64, value: u64) {
 }
 
 /// Depth first, without recursion: `visit(node, true)` before a node's children, `visit(node, false)` after. Not the root.
-fn walk(profile: &Profile, mut visit: impl FnMut(NodeId, bool)) {
+pub(crate) fn walk(profile: &Profile, mut visit: impl FnMut(NodeId, bool)) {
     let nodes = profile.nodes();
     let mut first_child = vec![0_u32; nodes.len()];
     let mut sibling = vec![0_u32; nodes.len()];

@@ -7,6 +7,7 @@
 mod columns;
 mod filter;
 mod functions;
+mod graph;
 mod hot;
 mod ids;
 mod merge;
@@ -21,6 +22,7 @@ mod tree;
 pub use columns::Column;
 pub use filter::{Selection, filter};
 pub use functions::{Function, FunctionKind};
+pub use graph::{Amounts, CallGraph, GraphEdge, GraphNode, TreeNode, full_names, module_of, time_of};
 pub use hot::{HotRow, Values, hot_functions, hot_lines};
 pub use ids::{FunctionId, NodeId, StringId, ThreadId};
 pub use merge::merge;

@@ -245,6 +245,18 @@ impl Profile {
         if self.meta.clock == "wall" { Column::WallNs } else { Column::CpuNs }
     }
 
+    /// Whether it holds calls that were counted and timed, and no samples.
+    #[must_use]
+    pub fn is_trace(&self) -> bool {
+        self.columns.get(Column::Calls).is_some() && self.columns.get(Column::Samples).is_none()
+    }
+
+    /// Whether it has columns of samples that the timeline does not hold: a call graph read from a file.
+    #[must_use]
+    pub fn is_without_timeline(&self) -> bool {
+        self.columns.get(Column::Samples).is_some() && self.timeline.recorded() == 0
+    }
+
     /// Self values by node index, if the column is present; nodes beyond its end hold 0.
     #[must_use]
     pub fn column(&self, column: Column) -> Option<&[u64]> {

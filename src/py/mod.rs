@@ -1,6 +1,7 @@
 //! `spprof._native`: the only code that knows Python objects. It converts and raises; whatever decides lives in other rooms.
 
 mod build;
+mod graph;
 mod profile;
 mod run;
 mod selftest;
@@ -41,7 +42,9 @@ mod native {
     #[pymodule_export]
     use super::build::build_profile;
     #[pymodule_export]
-    use super::profile::{NativeProfile, format_of, load, load_bytes};
+    use super::graph::NativeGraph;
+    #[pymodule_export]
+    use super::profile::{NativeProfile, format_of, load, load_bytes, write_whole};
     #[pymodule_export]
     use super::run::{doctor, get_stats, is_active, note_thread, register_thread, start, stop, unregister_thread};
 

@@ -33,6 +33,10 @@ impl NativeProfile {
         Self { profile: Arc::new(profile), journalled: output.unwrap_or_default() }
     }
 
+    pub(super) fn shared(&self) -> Arc<Profile> {
+        Arc::clone(&self.profile)
+    }
+
     fn thread_name<'py>(&self, py: Python<'py>, thread: ThreadId) -> PyResult<Option<Bound<'py, PyString>>> {
         let name = self.profile.threads()[thread.index()].name;
         name.map(|name| to_python(py, self.profile.bytes(name))).transpose()
@@ -256,6 +260,14 @@ pub fn chosen_format(name: Option<&str>, path: Option<&Path>) -> PyResult<Format
 #[pyo3(name = "_format_of")]
 pub fn format_of(path: PathBuf) -> &'static str {
     Format::from_path(&path).name()
+}
+
+/// Bytes into a file, whole or not at all.
+#[pyfunction]
+#[pyo3(name = "_write_whole")]
+pub fn write_whole(py: Python<'_>, path: PathBuf, data: &[u8]) -> PyResult<()> {
+    py.detach(|| spprof_export::write_whole(&path, |out| out.write_all(data)))
+        .map_err(|error| super::os_error(error, &path))
 }
 
 #[pyfunction]
