@@ -4,5 +4,6 @@ pub mod analysis;
 pub mod error;
 mod py;
 pub mod resolve;
+pub mod rss;
 pub mod sampler;
 pub mod session;

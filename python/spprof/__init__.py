@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from . import output
     from ._decorator import profile
-    from ._errors import LoadError
+    from ._errors import LoadError, MissingColumnError
     from ._profile import AggregatedProfile, Profile, load
     from ._types import AggregatedStack, Frame, NativeFrame, ProfilerStats, Sample, StackTrace
 
@@ -50,6 +50,7 @@ __all__ = [
     "AggregatedStack",
     "Frame",
     "LoadError",
+    "MissingColumnError",
     "NativeFrame",
     "Profile",
     "Profiler",
@@ -77,6 +78,7 @@ _LAZY = {
     "AggregatedStack": "_types",
     "Frame": "_types",
     "LoadError": "_errors",
+    "MissingColumnError": "_errors",
     "NativeFrame": "_types",
     "Profile": "_profile",
     "ProfilerStats": "_types",

@@ -10,12 +10,15 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
-from typing import Any, Optional, Union
+from typing import TYPE_CHECKING, Any, Optional, Union
 
 from . import _native
 from ._errors import LoadError
 from ._samples import Samples
 from ._types import AggregatedStack, Sample
+
+if TYPE_CHECKING:
+    from .callgraph import CallGraph
 
 PathLike = Union[str, "os.PathLike[str]"]
 #: What `save()` can write.
@@ -111,6 +114,12 @@ class Profile:
         from .output import to_collapsed
 
         return to_collapsed(self)
+
+    def call_graph(self) -> CallGraph:
+        """Who called whom, from the samples: times and shares, but no counts of calls, which samples cannot give."""
+        from .callgraph import CallGraph
+
+        return CallGraph(self._to_native())
 
     def save(self, path: PathLike, format: Optional[str] = None) -> None:
         """Write the profile to a file, whole or not at all.

@@ -7,8 +7,6 @@ import io
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from . import _native
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .callgraph import CallGraph
@@ -26,13 +24,6 @@ def nodes_csv(graph: CallGraph) -> str:
 def edges_csv(graph: CallGraph) -> str:
     """The pairs of caller and callee, longest total time first."""
     return _table(EDGE_KEYS, _longest_first(graph.edges))
-
-
-def write_csv(graph: CallGraph, path: str) -> None:
-    """Writes the functions to `path` and the edges beside it, to `*.edges.csv`."""
-    stem = path[:-4] if path.lower().endswith(".csv") else path
-    for file, text in ((path, nodes_csv(graph)), (f"{stem}.edges.csv", edges_csv(graph))):
-        _native._write_whole(file, text.encode("utf-8", "backslashreplace"))
 
 
 def _longest_first(rows: Iterable[Any]) -> list[Any]:

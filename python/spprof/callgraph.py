@@ -447,9 +447,12 @@ class CallGraph:
         if format not in FORMATS:
             raise ValueError(f"Unknown format: {format} (choose from {', '.join(FORMATS)})")
         if format == "csv":
-            from ._tables import write_csv
+            from ._tables import edges_csv, nodes_csv
 
-            write_csv(self, os.fsdecode(path))
+            file = os.fsdecode(path)
+            stem = file[: -len(".csv")] if file.lower().endswith(".csv") else file
+            for name, text in ((file, nodes_csv(self)), (f"{stem}.edges.csv", edges_csv(self))):
+                _native._write_whole(name, text.encode("utf-8", "backslashreplace"))
         elif format == "callgraph" and self._args:
             _native._write_whole(os.fsdecode(path), (json.dumps(self.to_dict()) + "\n").encode())
         else:

@@ -84,10 +84,10 @@ impl<'a> View<'a> {
         let seconds = |values: &[u64]| self.time.map(|i| values[i] as f64 / 1e9);
         let total = seconds(&amounts.total);
         put(out, "call_count", calls.map(|calls| calls.to_string()))?;
-        put(out, "total_time", total.map(|time| time.to_string()))?;
-        put(out, "self_time", seconds(&amounts.own).map(|time| time.to_string()))?;
+        put(out, "total_time", total.map(|time| format!("{time:?}")))?;
+        put(out, "self_time", seconds(&amounts.own).map(|time| format!("{time:?}")))?;
         let average = total.zip(calls).filter(|&(_, calls)| calls > 0).map(|(time, calls)| time / calls as f64);
-        put(out, "avg_time", average.map(|time| time.to_string()))?;
+        put(out, "avg_time", average.map(|time| format!("{time:?}")))?;
         for (i, &column) in self.graph.columns.iter().enumerate() {
             let own = amounts.own[i];
             match column.name() {
@@ -97,7 +97,7 @@ impl<'a> View<'a> {
                     put(out, "self_samples", Some(own.to_string()))?;
                 }
                 name => match name.strip_suffix("_ns") {
-                    Some(name) => put(out, &format!("{name}_time"), Some((own as f64 / 1e9).to_string()))?,
+                    Some(name) => put(out, &format!("{name}_time"), Some(format!("{:?}", own as f64 / 1e9)))?,
                     None => put(out, name, Some(own.to_string()))?,
                 },
             }

@@ -2,6 +2,7 @@
 
 use super::profile::NativeProfile;
 use super::text::to_python;
+use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyString;
 use spprof_model::{Amounts, CallGraph, Column, Profile, full_names, module_of, time_of};
@@ -20,6 +21,18 @@ type NodeRow<'py> = (
 );
 /// (caller, callee, own values, totals)
 type EdgeRow = (usize, usize, Vec<u64>, Vec<u64>);
+
+/// For each row of runs before and after, how likely a difference as large is in any row when there is none.
+#[pyfunction]
+#[pyo3(name = "_differences")]
+pub fn differences(py: Python<'_>, before: Vec<Vec<f64>>, after: Vec<Vec<f64>>) -> PyResult<Vec<f64>> {
+    let (first, second) = (before.first().map(Vec::len), after.first().map(Vec::len));
+    let even = before.iter().all(|row| Some(row.len()) == first) && after.iter().all(|row| Some(row.len()) == second);
+    if before.len() != after.len() || !even {
+        return Err(PyValueError::new_err("the rows must be of equal lengths"));
+    }
+    Ok(py.detach(|| crate::analysis::differences(&before, &after)))
+}
 
 /// A folded profile. Rows name functions by their position in `nodes`.
 #[pyclass(frozen, module = "spprof._native")]

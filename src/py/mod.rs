@@ -3,6 +3,7 @@
 mod build;
 mod graph;
 mod profile;
+mod rss;
 mod run;
 mod selftest;
 mod text;
@@ -42,9 +43,11 @@ mod native {
     #[pymodule_export]
     use super::build::build_profile;
     #[pymodule_export]
-    use super::graph::NativeGraph;
+    use super::graph::{NativeGraph, differences};
     #[pymodule_export]
     use super::profile::{NativeProfile, format_of, load, load_bytes, write_whole};
+    #[pymodule_export]
+    use super::rss::{MemoryWatch, resident_bytes};
     #[pymodule_export]
     use super::run::{doctor, get_stats, is_active, note_thread, register_thread, start, stop, unregister_thread};
 
