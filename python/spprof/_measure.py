@@ -263,10 +263,10 @@ def _count(stats: PerformanceStats, counter: Any) -> None:
     import pstats
 
     stats.cpu_profile = counter
-    counter.create_stats()
+    counted: Any = pstats.Stats(counter)
     # What the profiler calls to end itself is no part of the program.
-    counter.stats = {key: value for key, value in counter.stats.items() if "_lsprof.Profiler" not in key[2]}
+    counted.stats = {key: value for key, value in counted.stats.items() if "_lsprof.Profiler" not in key[2]}
     if stats.cpu_profile_stats is None:
-        stats.cpu_profile_stats = pstats.Stats(counter)
+        stats.cpu_profile_stats = counted
     else:
-        stats.cpu_profile_stats.add(counter)
+        stats.cpu_profile_stats.add(counted)
