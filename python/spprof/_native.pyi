@@ -62,6 +62,7 @@ def _start(
     clock: str = "cpu",
     engine: str = "auto",
     memory_limit_bytes: int = ...,
+    native: str = "none",
     output_path: Optional[_Path] = None,
     output_format: Optional[str] = None,
 ) -> None: ...

@@ -11,9 +11,12 @@ if TYPE_CHECKING:
         clock: str
         engine: str
         memory_limit_bytes: int
+        native: Optional[str]
 
 
 CLOCKS = ("cpu", "wall")
+# What the argument `native` may be, and what the native side calls that.
+NATIVE = ((None, None), (False, "none"), (True, "folded"), ("full", "full"))
 ENGINES = ("auto", "timer", "perf", "tick")
 # The engines that can see a sleeping thread.
 WALL_ENGINES = ("auto", "tick")
@@ -30,10 +33,11 @@ def checked(
     clock: Any,
     engine: Any,
     interval_us: Any,
+    native: Any = None,
 ) -> Settings:
-    """The settings in the native side's units: (interval_ns, clock, engine, memory_limit_bytes).
+    """The settings in the native side's units: (interval_ns, clock, engine, memory_limit_bytes, native).
 
-    `interval_us`, when it is not None, takes the place of `interval_ms`.
+    `interval_us`, when it is not None, takes the place of `interval_ms`; `native` None leaves the choice to the process.
 
     Raises:
         ValueError: a number is out of range, or a clock or engine is unknown or does not go with the other.
@@ -51,8 +55,13 @@ def checked(
         raise ValueError(
             f"engine={engine!r} cannot see sleeping threads: clock='wall' takes engine={' or '.join(map(repr, WALL_ENGINES))}"
         )
+    for value, meaning in NATIVE:
+        if native is value or (isinstance(native, str) and native == value):
+            break
+    else:
+        raise ValueError(f"unknown native: {native!r} (choose from False, True, 'full')")
     # A plain tuple at run time: a NamedTuple would import `collections` and `typing` with the profiler.
-    return interval_ns, clock, engine, memory_limit_bytes  # type: ignore[return-value]
+    return interval_ns, clock, engine, memory_limit_bytes, meaning  # type: ignore[return-value]
 
 
 def _whole(name: str, value: Any, minimum: int, scale: int) -> int:

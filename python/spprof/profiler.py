@@ -34,6 +34,8 @@ _output: Optional[tuple[str, Optional[str]]] = None
 # Runs started so far; tells one run from the next.
 _run_number = 0
 _exit_hook_set = False
+# What a run captures that was not told: "none" or "folded".
+_native_default = "none"
 # Tells thread names to the run; imported by the first start().
 _threads: Optional[ModuleType] = None
 
@@ -46,6 +48,7 @@ def start(
     clock: str = "cpu",
     engine: str = "auto",
     interval_us: Optional[int] = None,
+    native: Union[bool, str, None] = None,
 ) -> None:
     """Start sampling every thread of the process.
 
@@ -59,6 +62,9 @@ def start(
         clock: "cpu" samples what runs, by the CPU time it takes; "wall" also what waits, by elapsed time.
         engine: "auto", or what makes samples happen: "timer", "perf" or "tick".
         interval_us: the interval in microseconds (at least 20), instead of `interval_ms`.
+        native: True captures the frames of C, C++ and Rust code, too, each where it stands between the Python frames, and
+            threads that run no Python; "full" also those of the interpreter itself. None: as `set_native_unwinding()` said.
+            Threads that wait are seen (by the wall clock) with their Python frames alone.
 
     Raises:
         ValueError: an argument is out of range.
@@ -67,7 +73,7 @@ def start(
         PermissionError: `output_path` cannot be written.
         OSError: the operating system refused what the engine needs.
     """
-    settings = checked(interval_ms, memory_limit_mb, clock, engine, interval_us)
+    settings = checked(interval_ms, memory_limit_mb, clock, engine, interval_us, native)
     begin(settings, output_path, None)
 
 
@@ -84,7 +90,8 @@ def begin(settings: Settings, output_path: Optional[PathLike], output_format: Op
         # Set first: a stop() from a signal handler may come before the next line of ours.
         _output = None if path is None else (path, output_format)
         try:
-            _native._start(*settings, path, output_format)
+            *others, native = settings
+            _native._start(*others, native or _native_default, path, output_format)
         except BaseException:
             _output = None
             if created:
@@ -169,18 +176,20 @@ def native_unwinding_available() -> bool:
 
 
 def native_unwinding_enabled() -> bool:
-    """Whether C and C++ frames are captured."""
-    return False
+    """Whether C and C++ frames are captured by runs that are not told otherwise."""
+    return _native_default != "none"
 
 
 def set_native_unwinding(enabled: bool) -> None:
-    """Choose whether C and C++ frames are captured.
+    """Choose whether C and C++ frames are captured by runs that start from now on and are not told by `native=`.
 
     Raises:
         RuntimeError: they are asked for and cannot be had (`native_unwinding_available()`).
     """
-    if enabled:
+    global _native_default
+    if enabled and not _native.native_unwinding_available:
         raise RuntimeError("Native unwinding not available on this platform")
+    _native_default = "folded" if enabled else "none"
 
 
 def capture_native_stack() -> list[NativeFrame]:
@@ -211,9 +220,10 @@ class Profiler:
         clock: str = "cpu",
         engine: str = "auto",
         interval_us: Optional[int] = None,
+        native: Union[bool, str, None] = None,
     ) -> None:
         self._arguments = (interval_ms, output_path, memory_limit_mb)
-        self._keywords = {"clock": clock, "engine": engine, "interval_us": interval_us}
+        self._keywords = {"clock": clock, "engine": engine, "interval_us": interval_us, "native": native}
         self._profile: Optional[Profile] = None
         self._pid: Optional[int] = None
 

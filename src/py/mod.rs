@@ -59,8 +59,9 @@ mod native {
         module.add("platform", std::env::consts::OS)?;
         // How Python frames are found, and what unwinds native ones.
         module.add("frame_walker", "guarded")?;
-        module.add("unwind_method", "none")?;
-        module.add("native_unwinding_available", false)?;
+        let unwinds = crate::sampler::native::is_available();
+        module.add("unwind_method", if unwinds { "eh_frame tables" } else { "none" })?;
+        module.add("native_unwinding_available", unwinds)?;
         module.add("free_threaded_build", super::run::is_free_threaded(module.py())?)?;
         module.add("free_threading_safe", true)
     }

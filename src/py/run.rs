@@ -1,20 +1,24 @@
 //! The run: arguments into `session::Options`, its answers into Python objects.
 
 use super::profile::NativeProfile;
+use crate::resolve::native::NativeDetail;
+use crate::sampler::native;
 use crate::session::{self, Clock, EngineChoice, Options};
-use pyo3::exceptions::PyValueError;
+use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 use std::path::PathBuf;
 
 #[pyfunction]
-#[pyo3(name = "_start", signature = (interval_ns, clock="cpu", engine="auto", memory_limit_bytes=100 << 20, output_path=None, output_format=None))]
+#[allow(clippy::too_many_arguments)]
+#[pyo3(name = "_start", signature = (interval_ns, clock="cpu", engine="auto", memory_limit_bytes=100 << 20, native="none", output_path=None, output_format=None))]
 pub fn start(
     py: Python<'_>,
     interval_ns: u64,
     clock: &str,
     engine: &str,
     memory_limit_bytes: u64,
+    native: &str,
     output_path: Option<PathBuf>,
     output_format: Option<&str>,
 ) -> PyResult<()> {
@@ -30,6 +34,15 @@ pub fn start(
         "tick" => EngineChoice::Tick,
         _ => return Err(PyValueError::new_err(format!("unknown engine: {engine}"))),
     };
+    let native = match native {
+        "none" => NativeDetail::None,
+        _ if !native::is_available() => {
+            return Err(PyRuntimeError::new_err("Native unwinding not available on this platform"));
+        }
+        "folded" => NativeDetail::Folded,
+        "full" => NativeDetail::Full,
+        _ => return Err(PyValueError::new_err(format!("unknown native: {native}"))),
+    };
     let format = super::profile::chosen_format(output_format, output_path.as_deref())?;
     super::selftest::verdict(py)?;
     Ok(session::start(Options {
@@ -37,7 +50,7 @@ pub fn start(
         clock,
         engine,
         memory_limit_bytes,
-        native: crate::resolve::native::NativeDetail::None,
+        native,
         output: output_path,
         output_format: format.name().to_owned(),
     })?)

@@ -9,6 +9,7 @@ pub mod descriptor;
 pub mod linux_perf;
 pub mod linux_tick;
 pub mod linux_timer;
+pub mod native;
 pub mod pool;
 pub mod remote;
 pub mod runtime;

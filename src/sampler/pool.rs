@@ -4,7 +4,7 @@
 
 use crate::error::{Error, Result};
 use spprof_sigsafe::ring::RING_WORDS;
-use spprof_sigsafe::thread::ThreadState;
+use spprof_sigsafe::thread::{NativeOwn, ThreadState};
 use spprof_sigsafe::zone::ZONE;
 use std::sync::atomic::{AtomicPtr, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -18,6 +18,8 @@ const SMALL_THREADS: usize = 256;
 struct Pool {
     states: *mut ThreadState,
     rings: *mut u64,
+    /// One a state; null before the first run that captures native frames.
+    natives: *mut NativeOwn,
     capacity: usize,
     used: usize,
     free: Vec<&'static ThreadState>,
@@ -57,7 +59,7 @@ pub fn reserve(bytes: usize, purpose: &str) -> Result<*mut u8> {
 fn create(capacity: usize) -> Result<Pool> {
     let states = reserve(capacity * size_of::<ThreadState>(), THREAD_STATES)?.cast::<ThreadState>();
     let rings = reserve(capacity * RING_WORDS * size_of::<u64>(), THREAD_STATES)?.cast::<u64>();
-    Ok(Pool { states, rings, capacity, used: 0, free: Vec::new() })
+    Ok(Pool { states, rings, natives: std::ptr::null_mut(), capacity, used: 0, free: Vec::new() })
 }
 
 /// The pool of this process. Called by one session at a time, so creation does not race.
@@ -78,6 +80,19 @@ pub fn prepare() -> Result<()> {
     pool().map(drop)
 }
 
+/// Makes sure that there is room for the native frames of every thread.
+pub fn prepare_native() -> Result<()> {
+    let mut pool = pool()?;
+    if pool.natives.is_null() {
+        pool.natives = reserve(pool.capacity * size_of::<NativeOwn>(), THREAD_STATES)?.cast();
+        for (index, state) in ZONE.states().iter().enumerate() {
+            // SAFETY: as in `acquire`.
+            unsafe { state.set_native(pool.natives.add(index)) };
+        }
+    }
+    Ok(())
+}
+
 /// A state for a new thread, blank; `None` when all are in use. Fails only when memory cannot be reserved.
 pub fn acquire() -> Result<Option<&'static ThreadState>> {
     let mut pool = pool()?;
@@ -91,6 +106,10 @@ pub fn acquire() -> Result<Option<&'static ThreadState>> {
     let state = unsafe {
         let slot = pool.states.add(pool.used);
         slot.write(ThreadState::new(pool.rings.add(pool.used * RING_WORDS)));
+        if !pool.natives.is_null() {
+            // All-zero bytes are a valid `NativeOwn`, and this one belongs to no other state.
+            (*slot).set_native(pool.natives.add(pool.used));
+        }
         pool.used += 1;
         // The handler may look at any state in the range only once it is initialised.
         ZONE.set_pool(pool.states, pool.states.add(pool.used));

@@ -3,9 +3,9 @@
 use crate::resolve::Resolver;
 use crate::resolve::native::Natives;
 use spprof_model::{Function, FunctionId, FunctionKind, NodeId, Profile};
-use spprof_sigsafe::handler::{Header, flags};
+use spprof_sigsafe::handler::{Header, Omitted, flags};
 use spprof_sigsafe::ring::Reader;
-use spprof_sigsafe::stack::{LEAF_FRAMES, RawFrame, Stack, marks};
+use spprof_sigsafe::stack::{RawFrame, Stack, marks};
 
 /// Functions that stand for what has no name.
 #[derive(Debug)]
@@ -68,7 +68,7 @@ impl Sink {
         let header = Header::unpack(reader.take()?);
         let time_ns = reader.take()?;
         let weight_ns = reader.take()?;
-        let omitted = reader.take()?;
+        let omitted = Omitted::unpack(reader.take()?);
         self.buffer.clear();
         for _ in 0..header.frames {
             let code = reader.take()? as usize;
@@ -77,18 +77,19 @@ impl Sink {
         }
         path.truncate(header.shared as usize);
         let fresh = std::mem::take(&mut self.buffer);
-        let node = self.extend(path, &fresh, omitted as u32, header.flags & flags::BROKEN != 0);
+        let node = self.extend(path, &fresh, omitted, header.flags & flags::BROKEN != 0);
         self.buffer = fresh;
         Some(Record { time_ns, weight_ns, node })
     }
 
     /// The node of a stack that was walked remotely.
     pub fn node_of(&mut self, stack: &Stack, broken: bool) -> NodeId {
-        self.extend(&mut Vec::new(), stack.frames(), stack.omitted, broken)
+        let omitted = Omitted { frames: stack.omitted, gap: stack.gap };
+        self.extend(&mut Vec::new(), stack.frames(), omitted, broken)
     }
 
     /// Appends `frames` (leaf first) to `path` (root first), and gives the leaf's node.
-    fn extend(&mut self, path: &mut Vec<NodeId>, frames: &[RawFrame], omitted: u32, broken: bool) -> NodeId {
+    fn extend(&mut self, path: &mut Vec<NodeId>, frames: &[RawFrame], omitted: Omitted, broken: bool) -> NodeId {
         let mut node = path.last().copied().unwrap_or(NodeId::ROOT);
         for (position, frame) in frames.iter().enumerate().rev() {
             match frame.as_native() {
@@ -100,6 +101,9 @@ impl Sink {
                     if native.marks & marks::ENDS != 0 {
                         node = self.profile.child(node, self.synthetic.no_caller, 0);
                     }
+                    if native.marks & marks::GAP != 0 {
+                        node = self.profile.child(node, self.synthetic.truncated, 0);
+                    }
                     for (function, line) in self.natives.frame(&mut self.profile, native).iter().rev() {
                         node = self.profile.child(node, *function, *line);
                     }
@@ -107,10 +111,10 @@ impl Sink {
             }
             // One entry a captured frame, also where none or several are shown: the handler counts in these.
             path.push(node);
-            if omitted != 0 && position == LEAF_FRAMES {
+            if omitted.frames != 0 && position == omitted.gap as usize {
                 node = self.profile.child(node, self.synthetic.truncated, 0);
                 path.push(node);
-                self.omitted_frames += u64::from(omitted);
+                self.omitted_frames += u64::from(omitted.frames);
             }
         }
         if !path.is_empty() {

@@ -3,6 +3,7 @@
 use super::{PHASE, READERS, RUNNING, phase, terminate};
 use crate::error::Result;
 use crate::resolve::lifetime;
+use crate::sampler::native::modules;
 use crate::sampler::{descriptor, pool, signals};
 use spprof_sigsafe::thread::ThreadState;
 use spprof_sigsafe::zone::{MAX_FDS, ZONE};
@@ -44,6 +45,7 @@ unsafe extern "C" fn in_child() {
     signals::SignalOwner::restore_current();
     terminate::after_fork_child();
     pool::abandon();
+    modules::abandon();
     // SAFETY: this is the child's only thread, before fork returns.
     unsafe { lifetime::after_fork_child() };
     // The parent's run is leaked here: its manager thread does not exist, its locks may be held.

@@ -181,6 +181,9 @@ fn launch(options: Options) -> Result<Running> {
     fork::register();
     fork::prepare_fd_table()?;
     pool::prepare()?;
+    if options.native != NativeDetail::None {
+        pool::prepare_native()?;
+    }
     ZONE.set_runtime(runtime);
     lifetime::install(runtime.layout, runtime.code_type)?;
     let signals = SignalOwner::install().inspect_err(|_| lifetime::uninstall(runtime.layout, runtime.code_type))?;

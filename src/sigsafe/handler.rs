@@ -5,8 +5,13 @@
 
 use crate::layout::FrameChain;
 use crate::pywalk::{Interrupted, WalkOutcome, walk};
+use crate::stack::Stack;
 use crate::sys::{self, ErrnoGuard, clock_ns, pthread_self};
-use crate::thread::{Own, ThreadState};
+use crate::thread::{NativeOwn, ThreadState};
+use crate::unwind::map::Map;
+use crate::unwind::merge::{merge, merge_by_code};
+use crate::unwind::rule::Registers;
+use crate::unwind::{Ending, Trace};
 use crate::zone::{Runtime, ZONE};
 use core::ffi::{c_int, c_void};
 use core::sync::atomic::Ordering;
@@ -19,12 +24,16 @@ pub mod flags {
     pub const ATTACHED: u64 = 2;
     /// The Python frames could not be followed.
     pub const BROKEN: u64 = 4;
+    /// Native frames were looked for, and are among the others as far as they were found.
+    pub const NATIVE: u64 = 8;
+    /// They do not go to the thread's start.
+    pub const NATIVE_ENDS: u64 = 16;
 }
 
 /// A handler that seems to take longer than this is timed by the thread's CPU clock.
 const PREEMPTED_NS: u64 = 10_000;
 
-/// Words of a record before its frames: header, time, weight, omitted frames.
+/// Words of a record before its frames: header, time, weight, omitted frames and before which one (see [`Omitted`]).
 pub const HEADER_WORDS: usize = 4;
 
 /// A record's first word. `shared` frames at the root end are those of the thread's previous record.
@@ -64,6 +73,27 @@ fn current_tstate(runtime: &Runtime) -> (usize, bool) {
     if is_ours { (current, true) } else { (own, false) }
 }
 
+/// A record's fourth word: how many Python frames are missing, and before which of the record's frames.
+#[derive(Clone, Copy, Debug)]
+pub struct Omitted {
+    pub frames: u32,
+    pub gap: u32,
+}
+
+impl Omitted {
+    #[inline(always)]
+    #[must_use]
+    pub const fn pack(self) -> u64 {
+        self.frames as u64 | (self.gap as u64) << 32
+    }
+
+    #[inline(always)]
+    #[must_use]
+    pub const fn unpack(word: u64) -> Self {
+        Self { frames: word as u32, gap: (word >> 32) as u32 }
+    }
+}
+
 #[inline(always)]
 fn interrupted(context: *mut c_void) -> Interrupted {
     if context.is_null() {
@@ -78,12 +108,12 @@ fn interrupted(context: *mut c_void) -> Interrupted {
     // SAFETY: as above.
     #[cfg(target_arch = "aarch64")]
     let pc = unsafe { (*context.cast::<libc::ucontext_t>()).uc_mcontext.pc as usize };
-    Interrupted { pc }
+    Interrupted { pc, note_entries: false }
 }
 
 /// True when a guarded load may fault here: our SIGSEGV handler is in place and not blocked.
 #[inline(always)]
-fn faults_are_caught(runtime: &Runtime, context: *mut c_void) -> bool {
+fn faults_are_caught(runtime: &Runtime, native: bool, context: *mut c_void) -> bool {
     if context.is_null() {
         return true;
     }
@@ -95,14 +125,18 @@ fn faults_are_caught(runtime: &Runtime, context: *mut c_void) -> bool {
     if blocked {
         return false;
     }
-    // CPYTHON 3.11, 3.12: the only versions whose chain can hold a dead pointer; a host that has just replaced our handler
-    // (faulthandler.enable()) is noticed by the manager only later.
+    // A host that has just replaced our handler (faulthandler.enable()) is noticed by the manager only later.
     match runtime.layout.chain {
-        FrameChain::CFrameEntry | FrameChain::CFrameShim => {
-            sys::handler_of(libc::SIGSEGV) == ZONE.fault_handler.load(Ordering::Acquire)
-        }
-        FrameChain::FrameObjects | FrameChain::CurrentFrame => true,
+        // CPYTHON 3.11, 3.12: the only versions whose chain can hold a dead pointer.
+        FrameChain::CFrameEntry | FrameChain::CFrameShim => fault_handler_is_ours(),
+        // A native stack can hold anything.
+        FrameChain::FrameObjects | FrameChain::CurrentFrame => !native || fault_handler_is_ours(),
     }
+}
+
+#[inline(always)]
+fn fault_handler_is_ours() -> bool {
+    sys::handler_of(libc::SIGSEGV) == ZONE.fault_handler.load(Ordering::Acquire)
 }
 
 /// The handler of the sampling signal.
@@ -210,15 +244,19 @@ fn capture(state: &ThreadState, runtime: &Runtime, context: *mut c_void, now: u6
     let (tstate, attached) = current_tstate(runtime);
     // SAFETY: only this handler, on this thread, uses `own` (see ThreadState).
     let own = unsafe { &mut *state.own.get() };
-    let (scratch, _, verified) = own.parts();
+    let (scratch, last, verified) = own.parts();
     verified.renew(ZONE.release_generation.load(Ordering::Acquire));
+    // SAFETY: as for `own`.
+    let native = ZONE.native().and_then(|map| unsafe { state.native() }.map(|own| (map, own)));
+    let is_safe = faults_are_caught(runtime, native.is_some(), context);
     let mut flag = 0;
     scratch.clear();
     if tstate != 0 {
         state.tstate.store(tstate, Ordering::Relaxed);
         flag |= flags::PYTHON | if attached { flags::ATTACHED } else { 0 };
-        let outcome = if faults_are_caught(runtime, context) {
-            walk(runtime, verified, tstate, interrupted(context), scratch)
+        let outcome = if is_safe {
+            let at = Interrupted { note_entries: native.is_some(), ..interrupted(context) };
+            walk(runtime, verified, tstate, at, scratch)
         } else {
             WalkOutcome::Broken
         };
@@ -236,37 +274,97 @@ fn capture(state: &ThreadState, runtime: &Runtime, context: *mut c_void, now: u6
     if scratch.omitted != 0 {
         state.losses.truncated.fetch_add(1, Ordering::Relaxed);
     }
-    commit(state, own, flag, now, weight);
+    let record = Record { time: now, weight };
+    match native {
+        None => {
+            if record.commit(state, flag, scratch, last) {
+                own.turn();
+            }
+        }
+        Some((map, native)) => {
+            let flag =
+                flag | flags::NATIVE | if trace(state, native, map, is_safe, context) { 0 } else { flags::NATIVE_ENDS };
+            let (trace, merged, last) = native.parts();
+            // CPYTHON 3.9 leaves no mark on the stack.
+            if runtime.layout.minor >= 10 {
+                merge(scratch, trace, merged);
+            } else {
+                merge_by_code(scratch, trace, map, merged);
+            }
+            if record.commit(state, flag, merged, last) {
+                native.turn();
+            }
+        }
+    }
 }
 
-/// Writes the record: only the frames that differ from the thread's previous record.
-fn commit(state: &ThreadState, own: &mut Own, flag: u64, now: u64, weight: u64) {
-    let (stack, last, _) = own.parts();
-    // ORDER: read before comparing: if code objects are released after this, the consumer still resolves this record
-    // against the stack it already knows, because a release waits for this handler.
-    let generation = ZONE.release_generation.load(Ordering::Acquire);
-    let same_generation = state.last_generation.load(Ordering::Relaxed) == generation;
-    let shared = if same_generation { stack.shared_with(last) } else { 0 };
-    let fresh = stack.frames().len().wrapping_sub(shared);
-    let words = HEADER_WORDS.wrapping_add(fresh.wrapping_mul(2));
-    let Some(mut record) = state.ring.begin(words) else {
-        state.losses.ring_full.fetch_add(1, Ordering::Relaxed);
-        state.losses.dropped_ns.fetch_add(weight, Ordering::Relaxed);
-        return;
+/// Follows the native stack; true when it was followed to its end.
+fn trace(state: &ThreadState, own: &mut NativeOwn, map: &Map<'_>, is_safe: bool, context: *mut c_void) -> bool {
+    let losses = &state.losses;
+    // SAFETY: null, or the kernel's ucontext.
+    let registers = if is_safe { unsafe { Registers::of_context(context) } } else { None };
+    let Some(registers) = registers else {
+        own.trace.clear();
+        losses.native_untried.fetch_add(1, Ordering::Relaxed);
+        return false;
     };
-    record.put(Header { flags: flag, frames: fresh as u64, shared: shared as u64 }.pack());
-    record.put(now);
-    record.put(weight);
-    record.put(u64::from(stack.omitted));
-    for frame in stack.frames().iter().take(fresh) {
-        record.put(frame.code as u64);
-        record.put(frame.offset as u64);
+    let Trace { ending, omitted, .. } = *own.trace.follow(map, &mut own.cache, registers);
+    if omitted != 0 {
+        losses.native_omitted.fetch_add(u64::from(omitted), Ordering::Relaxed);
     }
-    record.commit();
-    state.samples.fetch_add(1, Ordering::Relaxed);
-    state.weight_ns.fetch_add(weight, Ordering::Relaxed);
-    own.turn();
-    state.last_generation.store(generation, Ordering::Relaxed);
+    let loss = match ending {
+        Ending::Start => return true,
+        Ending::NoRule => &losses.native_no_rule,
+        Ending::BadStack => &losses.native_bad_stack,
+        Ending::TooDeep => &losses.native_too_deep,
+    };
+    loss.fetch_add(1, Ordering::Relaxed);
+    false
+}
+
+/// What is recorded of a sample besides its stack.
+#[derive(Clone, Copy)]
+struct Record {
+    time: u64,
+    weight: u64,
+}
+
+impl Record {
+    /// Writes the record: only the frames that differ from `last`, the thread's previous record. True when there was room.
+    #[inline(always)]
+    fn commit<const SIZE: usize>(
+        self,
+        state: &ThreadState,
+        flag: u64,
+        stack: &Stack<SIZE>,
+        last: &Stack<SIZE>,
+    ) -> bool {
+        // ORDER: read before comparing: if code objects are released after this, the consumer still resolves this record
+        // against the stack it already knows, because a release waits for this handler.
+        let generation = ZONE.release_generation.load(Ordering::Acquire);
+        let same_generation = state.last_generation.load(Ordering::Relaxed) == generation;
+        let shared = if same_generation { stack.shared_with(last) } else { 0 };
+        let fresh = stack.frames().len().wrapping_sub(shared);
+        let words = HEADER_WORDS.wrapping_add(fresh.wrapping_mul(2));
+        let Some(mut record) = state.ring.begin(words) else {
+            state.losses.ring_full.fetch_add(1, Ordering::Relaxed);
+            state.losses.dropped_ns.fetch_add(self.weight, Ordering::Relaxed);
+            return false;
+        };
+        record.put(Header { flags: flag, frames: fresh as u64, shared: shared as u64 }.pack());
+        record.put(self.time);
+        record.put(self.weight);
+        record.put(Omitted { frames: stack.omitted, gap: stack.gap }.pack());
+        for frame in stack.frames().iter().take(fresh) {
+            record.put(frame.code as u64);
+            record.put(frame.offset as u64);
+        }
+        record.commit();
+        state.samples.fetch_add(1, Ordering::Relaxed);
+        state.weight_ns.fetch_add(self.weight, Ordering::Relaxed);
+        state.last_generation.store(generation, Ordering::Relaxed);
+        true
+    }
 }
 
 /// Handler of SIGSEGV and SIGBUS: lets a guarded load fail, passes everything else on.

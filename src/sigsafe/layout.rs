@@ -53,6 +53,8 @@ pub struct Layout {
     pub tstate_frame: usize,
     pub tstate_datastack_chunk: Option<usize>,
     pub tstate_datastack_top: Option<usize>,
+    /// 3.10: the interpreter's C calls are chained here, though the frames are not.
+    pub tstate_cframe: Option<usize>,
     /// `_PyCFrame.current_frame`.
     pub cframe_current: Option<usize>,
     /// `_PyCFrame.previous`.
@@ -114,6 +116,7 @@ const V39: Layout = Layout {
     tstate_frame: 24,
     tstate_datastack_chunk: None,
     tstate_datastack_top: None,
+    tstate_cframe: None,
     cframe_current: None,
     cframe_previous: None,
     interp_next: 0,
@@ -145,7 +148,14 @@ const V39: Layout = Layout {
     bytes_data: 32,
 };
 
-const V310: Layout = Layout { minor: 10, lines: LineTable::Linetable310, frame_instr: 96, ..V39 };
+const V310: Layout = Layout {
+    minor: 10,
+    lines: LineTable::Linetable310,
+    frame_instr: 96,
+    tstate_cframe: Some(48),
+    cframe_previous: Some(8),
+    ..V39
+};
 
 const V311: Layout = Layout {
     minor: 11,

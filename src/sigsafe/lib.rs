@@ -5,7 +5,7 @@
 //! foreign memory only through [`mem`]; errno saved first. A failure is a small outcome code and a counter.
 //!
 //! In the order a sample flows: [`handler`] is entered by the kernel, finds its [`thread::ThreadState`] in the
-//! [`zone`], asks [`pywalk`] for the Python [`stack`] and puts a record into the thread's [`ring`].
+//! [`zone`], asks [`pywalk`] for the Python [`stack`], [`unwind`] for the native frames around it, and puts a record into the thread's [`ring`].
 #![no_std]
 // RealtimeSanitizer, on a nightly compiler: `make rtsan`.
 #![cfg_attr(rtsan, feature(sanitize))]
@@ -31,4 +31,5 @@ pub mod ring;
 pub mod stack;
 pub mod sys;
 pub mod thread;
+pub mod unwind;
 pub mod zone;

@@ -27,6 +27,8 @@ pub mod marks {
     pub const EXACT: u8 = 2;
     /// Who called it is not known, though it is no thread's start.
     pub const ENDS: u8 = 4;
+    /// The native frames that called it are left out, as many as do not fit.
+    pub const GAP: u8 = 8;
 }
 
 /// A native frame, unpacked.
@@ -66,36 +68,79 @@ impl RawFrame {
     }
 }
 
-/// Leaf first. When `omitted` is not 0, that many frames are missing between the first [`LEAF_FRAMES`] and the rest.
+/// Leaf first. When `omitted` is not 0, that many Python frames are missing before the frame at index `gap`.
 #[derive(Debug)]
-pub struct Stack {
-    frames: [RawFrame; MAX_FRAMES],
+pub struct Stack<const SIZE: usize = MAX_FRAMES> {
+    frames: [RawFrame; SIZE],
+    /// See [`Stack::entries`].
+    entries: [usize; SIZE],
     len: usize,
     pub omitted: u32,
+    pub gap: u32,
 }
 
-impl Stack {
+impl<const SIZE: usize> Stack<SIZE> {
     #[must_use]
     pub const fn new() -> Self {
-        Self { frames: [RawFrame { code: 0, offset: 0 }; MAX_FRAMES], len: 0, omitted: 0 }
+        Self { frames: [RawFrame { code: 0, offset: 0 }; SIZE], entries: [0; SIZE], len: 0, omitted: 0, gap: 0 }
     }
 
     #[inline(always)]
     pub fn clear(&mut self) {
         self.len = 0;
         self.omitted = 0;
+        self.gap = 0;
+    }
+
+    /// Says that `omitted` frames are missing between the last one pushed and the next.
+    #[inline(always)]
+    pub fn set_gap(&mut self, omitted: u32) {
+        self.omitted = omitted;
+        self.gap = self.len as u32;
+    }
+
+    /// Says that the last frame pushed is the one that C called, and where on the stack that call is.
+    #[inline(always)]
+    pub fn set_entry(&mut self, address: usize) {
+        self.set_entry_of(self.len.wrapping_sub(1), address);
+    }
+
+    /// CPYTHON 3.12+: the shim of an interpreter call, a variable of that call, follows the frame that C called. Below it may
+    /// be another that belongs to the thread and not to a call.
+    #[inline(always)]
+    pub fn set_shim(&mut self, address: usize) {
+        if self.entries().last() == Some(&0) {
+            self.set_entry(address);
+        }
+    }
+
+    /// As `set_entry`, for the frame at `index`.
+    #[inline(always)]
+    pub fn set_entry_of(&mut self, index: usize, address: usize) {
+        if let Some(slot) = self.entries.get_mut(index) {
+            *slot = address;
+        }
+    }
+
+    /// For each frame that C called, an address in the part of the stack that belongs to the interpreter's call that runs it;
+    /// 0 for frames that Python called, which run in the call of the next entry.
+    #[inline(always)]
+    #[must_use]
+    pub fn entries(&self) -> &[usize] {
+        self.entries.get(..self.len).unwrap_or(&[])
     }
 
     /// Appends towards the root; false when full.
     #[inline(always)]
     pub fn push(&mut self, frame: RawFrame) -> bool {
-        match self.frames.get_mut(self.len) {
-            Some(slot) => {
+        match (self.frames.get_mut(self.len), self.entries.get_mut(self.len)) {
+            (Some(slot), Some(entry)) => {
                 *slot = frame;
+                *entry = 0;
                 self.len = self.len.wrapping_add(1);
                 true
             }
-            None => false,
+            _ => false,
         }
     }
 
@@ -108,7 +153,7 @@ impl Stack {
     /// How many frames at the root end are the same as in `other`.
     #[inline(always)]
     #[must_use]
-    pub fn shared_with(&self, other: &Stack) -> usize {
+    pub fn shared_with(&self, other: &Self) -> usize {
         if self.omitted != 0 || other.omitted != 0 {
             return 0;
         }
@@ -116,7 +161,7 @@ impl Stack {
     }
 }
 
-impl Default for Stack {
+impl<const SIZE: usize> Default for Stack<SIZE> {
     fn default() -> Self {
         Self::new()
     }

@@ -7,8 +7,11 @@
 use crate::pywalk::Verified;
 use crate::ring::{Ring, Word};
 use crate::stack::Stack;
+use crate::unwind::Trace;
+use crate::unwind::map::Cache;
+use crate::unwind::merge::Merged;
 use core::cell::UnsafeCell;
-use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 /// Why a sample or a part of it was lost, counted by the handler.
 #[derive(Default, Debug)]
@@ -27,6 +30,15 @@ pub struct Losses {
     pub rested: AtomicU64,
     /// A signal that belonged to an earlier thread or session.
     pub stale: AtomicU64,
+    /// The native frames end in code without unwind information.
+    pub native_no_rule: AtomicU64,
+    /// They end where the stack is not as that information says.
+    pub native_bad_stack: AtomicU64,
+    pub native_too_deep: AtomicU64,
+    /// Native frames left out of deep stacks.
+    pub native_omitted: AtomicU64,
+    /// None were looked for, because a fault would not have been caught.
+    pub native_untried: AtomicU64,
 }
 
 /// How long handler runs took, in classes of equal width; the last class also holds everything longer.
@@ -78,6 +90,31 @@ impl Own {
     }
 }
 
+/// What only the handler touches, in a run that captures native frames. All-zero bytes are a valid one, without content.
+#[derive(Debug, Default)]
+#[repr(C)]
+pub struct NativeOwn {
+    pub(crate) cache: Cache,
+    pub(crate) trace: Trace,
+    stacks: [Merged; 2],
+    last: bool,
+}
+
+impl NativeOwn {
+    /// The native frames, the stack to build and the stack of the last record.
+    #[inline(always)]
+    pub(crate) fn parts(&mut self) -> (&Trace, &mut Merged, &Merged) {
+        let [one, two] = &mut self.stacks;
+        if self.last { (&self.trace, one, two) } else { (&self.trace, two, one) }
+    }
+
+    /// The stack just built becomes the last.
+    #[inline(always)]
+    pub(crate) fn turn(&mut self) {
+        self.last = !self.last;
+    }
+}
+
 #[derive(Debug)]
 #[repr(C, align(128))]
 pub struct ThreadState {
@@ -104,6 +141,8 @@ pub struct ThreadState {
     /// The release generation the last record was captured under.
     pub(crate) last_generation: AtomicU64,
     pub(crate) own: UnsafeCell<Own>,
+    /// Null, or the handler's alone, as `own` is.
+    native: AtomicPtr<NativeOwn>,
     pub ring: Ring,
 }
 
@@ -132,9 +171,27 @@ impl ThreadState {
             losses: Losses::default(),
             last_generation: AtomicU64::new(u64::MAX),
             own: UnsafeCell::new(Own { stacks: [Stack::new(), Stack::new()], last: false, verified: Verified::new() }),
+            native: AtomicPtr::new(core::ptr::null_mut()),
             // SAFETY: passed on to the caller.
             ring: unsafe { Ring::new(ring_words) },
         }
+    }
+
+    /// Gives the handler what it needs to capture native frames, before it first runs.
+    ///
+    /// # Safety
+    /// `own` points to a valid `NativeOwn` that stays mapped for ever and that nobody else uses.
+    pub unsafe fn set_native(&self, own: *mut NativeOwn) {
+        self.native.store(own, Ordering::Release);
+    }
+
+    /// # Safety
+    /// Only for the handler of this state's thread, once at a time.
+    #[inline(always)]
+    #[allow(clippy::mut_from_ref)]
+    pub(crate) unsafe fn native(&self) -> Option<&mut NativeOwn> {
+        // SAFETY: `set_native` promised that only this handler uses it.
+        unsafe { self.native.load(Ordering::Acquire).as_mut() }
     }
 
     /// True when no handler is running on this state.
@@ -161,6 +218,11 @@ impl ThreadState {
             &self.losses.restarted,
             &self.losses.rested,
             &self.losses.stale,
+            &self.losses.native_no_rule,
+            &self.losses.native_bad_stack,
+            &self.losses.native_too_deep,
+            &self.losses.native_omitted,
+            &self.losses.native_untried,
         ] {
             counter.store(0, Ordering::Relaxed);
         }

@@ -2,6 +2,7 @@
 
 use crate::layout::Layout;
 use crate::thread::ThreadState;
+use crate::unwind::map::Map;
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 
 /// A CPython function that gives a thread state and takes nothing.
@@ -30,6 +31,8 @@ pub struct Zone {
     pub active: AtomicBool,
     /// Wall clock weights instead of CPU weights.
     pub wall: AtomicBool,
+    /// Null when no native frames are wanted.
+    native: AtomicPtr<Map<'static>>,
     runtime: AtomicPtr<Runtime>,
     /// The pool's address range: a pointer that came with a signal is one of ours only if it lies inside.
     pool_start: AtomicUsize,
@@ -50,6 +53,7 @@ pub struct Zone {
 pub static ZONE: Zone = Zone {
     active: AtomicBool::new(false),
     wall: AtomicBool::new(false),
+    native: AtomicPtr::new(core::ptr::null_mut()),
     runtime: AtomicPtr::new(core::ptr::null_mut()),
     pool_start: AtomicUsize::new(0),
     pool_end: AtomicUsize::new(0),
@@ -64,6 +68,24 @@ pub static ZONE: Zone = Zone {
 impl Zone {
     pub fn set_runtime(&self, runtime: &'static Runtime) {
         self.runtime.store(core::ptr::from_ref(runtime).cast_mut(), Ordering::Release);
+    }
+
+    /// Replaces the map; gives the one before.
+    ///
+    /// # Safety
+    /// `map` is null, or valid until it has been replaced and then every handler that had been entered by that time has left.
+    pub unsafe fn replace_native(&self, map: *const Map<'static>) -> *const Map<'static> {
+        // ORDER: SeqCst, as a handler's entry and its load of the map are: one that is not counted as entered after this sees
+        // the new map.
+        self.native.swap(map.cast_mut(), Ordering::SeqCst)
+    }
+
+    /// The map of modules; only for a handler between its entry and its exit.
+    #[inline(always)]
+    #[must_use]
+    pub fn native(&self) -> Option<&Map<'static>> {
+        // SAFETY: `replace_native` promised that it lives until this handler has left.
+        unsafe { self.native.load(Ordering::SeqCst).as_ref() }
     }
 
     #[inline(always)]

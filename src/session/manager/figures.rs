@@ -9,6 +9,9 @@ use spprof_sigsafe::thread::Durations;
 use spprof_sigsafe::zone::ZONE;
 use std::sync::atomic::Ordering;
 
+/// Ways in which native frames are lost (see `Losses`).
+const NATIVE_LOSSES: usize = 5;
+
 /// What is lost or odd, over all threads that have ended.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Totals {
@@ -22,6 +25,7 @@ pub(super) struct Totals {
     pub(super) restarted: u64,
     pub(super) rested: u64,
     pub(super) stale: u64,
+    pub(super) native: [u64; NATIVE_LOSSES],
     pub(super) threads: u64,
     pub(super) durations: [u64; Durations::CLASSES],
 }
@@ -39,6 +43,7 @@ impl Default for Totals {
             restarted: 0,
             rested: 0,
             stale: 0,
+            native: [0; NATIVE_LOSSES],
             threads: 0,
             durations: [0; Durations::CLASSES],
         }
@@ -71,6 +76,16 @@ impl Totals {
         self.restarted += get(&losses.restarted);
         self.rested += get(&losses.rested);
         self.stale += get(&losses.stale);
+        let native = [
+            &losses.native_no_rule,
+            &losses.native_bad_stack,
+            &losses.native_too_deep,
+            &losses.native_omitted,
+            &losses.native_untried,
+        ];
+        for (sum, counter) in self.native.iter_mut().zip(native) {
+            *sum += get(counter);
+        }
         self.threads += 1;
         for (sum, count) in self.durations.iter_mut().zip(state.durations.counts()) {
             *sum += count;
@@ -100,6 +115,7 @@ impl Manager {
         let measured = totals.weight_ns + totals.dropped_ns;
         let lifetime = lifetime::stats();
         let unresolved = self.sink.resolver.failures();
+        let [native_no_rule, native_bad_stack, native_too_deep, native_omitted, native_untried] = totals.native;
         let losses = vec![
             ("ring_full", totals.ring_full),
             ("broken_stack", totals.broken_stack),
@@ -113,6 +129,11 @@ impl Manager {
             ("signal_blocked_threads", self.blocked_threads),
             ("remote_walk_discarded", self.remote_discarded),
             ("code_objects_not_kept", lifetime.limbo.overflowed),
+            ("native_ends_in_unknown_code", native_no_rule),
+            ("native_ends_in_bad_stack", native_bad_stack),
+            ("native_ends_too_deep", native_too_deep),
+            ("native_frames_omitted", native_omitted),
+            ("native_not_tried", native_untried),
             ("unresolved_not_code", unresolved.not_code),
             ("unresolved_unreadable", unresolved.unreadable),
             ("unresolved_name", unresolved.bad_string),

@@ -12,7 +12,9 @@ use super::thread::Tracked;
 use super::tick::{self, Found};
 use crate::resolve::lifetime;
 use crate::resolve::limbo::Batch;
+use crate::resolve::native::NativeDetail;
 use crate::sampler::linux_perf::MIN_PERIOD_NS;
+use crate::sampler::native::publish::Publisher;
 use crate::sampler::pool;
 use crate::sampler::signals::SignalOwner;
 use crate::sampler::source::{Engine, Source};
@@ -65,6 +67,8 @@ pub struct Manager {
     own_tid: i32,
     threads: Vec<Tracked>,
     sink: Sink,
+    /// `None` when no native frames are wanted.
+    modules: Option<Publisher>,
     start_ns: u64,
     start_process_cpu_ns: u64,
     start_unix_ns: u64,
@@ -123,6 +127,7 @@ impl Manager {
         let unix = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         Self {
             wall: options.clock == super::Clock::Wall,
+            modules: (options.native != NativeDetail::None).then(Publisher::default),
             runtime,
             options,
             engine,
@@ -161,9 +166,18 @@ impl Manager {
     /// Arms every thread that exists; sampling is on when this returns.
     pub fn arm_all(&mut self) {
         ZONE.wall.store(self.wall, Ordering::Relaxed);
+        self.refresh_modules();
         ZONE.active.store(true, Ordering::SeqCst);
         self.scan(true);
         self.publish();
+    }
+
+    /// Shows the handlers what was loaded since the last time.
+    fn refresh_modules(&mut self) {
+        if let Some(modules) = &mut self.modules {
+            let natives = &mut self.sink.natives;
+            modules.refresh(|now| now.list.iter().for_each(|module| natives.add_module(Arc::clone(module))));
+        }
     }
 
     /// Runs until told to stop; gives the profile.
@@ -219,6 +233,7 @@ impl Manager {
     fn round(&mut self, now: u64) {
         self.signals.reclaim();
         super::terminate::reclaim();
+        self.refresh_modules();
         self.scan(false);
         self.rearm();
         for thread in &mut self.threads {

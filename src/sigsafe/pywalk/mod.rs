@@ -58,6 +58,8 @@ pub enum WalkOutcome {
 #[derive(Clone, Copy, Default, Debug)]
 pub struct Interrupted {
     pub pc: usize,
+    /// Native frames are wanted, too: note where C called Python (see [`Stack::entries`]).
+    pub note_entries: bool,
 }
 
 /// One link of the chain.
@@ -68,6 +70,31 @@ struct Link {
     previous: usize,
     /// A frame without Python code, between C and Python.
     shim: bool,
+}
+
+/// CPYTHON 3.11: the interpreter's C calls, innermost first; each has an object on the C stack. Others: nothing.
+#[derive(Clone, Copy, Debug)]
+struct Calls {
+    cframe: usize,
+}
+
+impl Calls {
+    const NONE: Self = Self { cframe: 0 };
+
+    /// The object of the call that runs `frame`, if it is the frame that C called in it; then goes on to the next call.
+    #[inline(always)]
+    fn entered_by(&mut self, layout: &Layout, frame: usize) -> Option<usize> {
+        if self.cframe == 0 {
+            return None;
+        }
+        let (entry_at, previous_at) = (layout.frame_is_entry?, layout.cframe_previous?);
+        if load_u8(frame.wrapping_add(entry_at))? == 0 || !is_plausible(self.cframe) {
+            return None;
+        }
+        let this = self.cframe;
+        self.cframe = load_word(this.wrapping_add(previous_at)).unwrap_or(0);
+        Some(this)
+    }
 }
 
 #[inline(always)]
@@ -193,7 +220,13 @@ fn is_root(layout: &Layout, frame: usize, shim: bool) -> bool {
 }
 
 /// Follows the chain from `frame` to its root. Deep stacks keep both ends; the middle is only counted.
-fn follow(runtime: &Runtime, verified: &mut Verified, mut frame: usize, out: &mut Stack) -> WalkOutcome {
+fn follow(
+    runtime: &Runtime,
+    verified: &mut Verified,
+    mut frame: usize,
+    mut calls: Calls,
+    out: &mut Stack,
+) -> WalkOutcome {
     let layout = runtime.layout;
     let mut bound = Bound::new();
     let mut last = (0, true);
@@ -207,6 +240,11 @@ fn follow(runtime: &Runtime, verified: &mut Verified, mut frame: usize, out: &mu
                 Some(raw) => out.push(raw),
                 None => return WalkOutcome::Broken,
             };
+            if let Some(call) = calls.entered_by(layout, frame) {
+                out.set_entry(call);
+            }
+        } else {
+            out.set_shim(frame);
         }
         last = (frame, link.shim);
         frame = link.previous;
@@ -215,7 +253,7 @@ fn follow(runtime: &Runtime, verified: &mut Verified, mut frame: usize, out: &mu
         let whole = last.0 == 0 || is_root(layout, last.0, last.1);
         return if whole { WalkOutcome::Complete } else { WalkOutcome::Broken };
     }
-    follow_deep(runtime, verified, frame, out, bound)
+    follow_deep(runtime, verified, frame, calls, out, bound)
 }
 
 /// The rest of a deep stack: remembers where the last `ROOT_FRAMES` Python frames were, then captures those.
@@ -224,11 +262,13 @@ fn follow_deep(
     runtime: &Runtime,
     verified: &mut Verified,
     mut frame: usize,
+    mut calls: Calls,
     out: &mut Stack,
     mut bound: Bound,
 ) -> WalkOutcome {
     let layout = runtime.layout;
-    let mut trail = [0_usize; ROOT_FRAMES];
+    // Frames, each with its entry.
+    let mut trail = [(0_usize, 0_usize); ROOT_FRAMES];
     let mut seen: usize = 0;
     while frame != 0 {
         if !bound.step(frame) || !is_plausible(frame) {
@@ -243,9 +283,15 @@ fn follow_deep(
         };
         if !shim {
             if let Some(slot) = trail.get_mut(seen % ROOT_FRAMES) {
-                *slot = frame;
+                *slot = (frame, calls.entered_by(layout, frame).unwrap_or(0));
             }
             seen = seen.wrapping_add(1);
+        } else if seen == 0 {
+            out.set_shim(frame);
+        } else if let Some(slot) = trail.get_mut(seen.wrapping_sub(1) % ROOT_FRAMES)
+            && slot.1 == 0
+        {
+            slot.1 = frame;
         }
         let Some(previous) = load_word(frame.wrapping_add(layout.frame_previous)) else {
             return WalkOutcome::Broken;
@@ -256,13 +302,14 @@ fn follow_deep(
         frame = previous;
     }
     let kept = seen.min(ROOT_FRAMES);
-    out.omitted = seen.wrapping_sub(kept) as u32;
+    out.set_gap(seen.wrapping_sub(kept) as u32);
     for position in seen.wrapping_sub(kept)..seen {
-        let at = trail.get(position % ROOT_FRAMES).copied().unwrap_or(0);
+        let (at, entry) = trail.get(position % ROOT_FRAMES).copied().unwrap_or((0, 0));
         match read_link(layout, at).and_then(|link| to_frame(runtime, verified, at, &link)) {
             Some(raw) => out.push(raw),
             None => return WalkOutcome::Broken,
         };
+        out.set_entry(entry);
     }
     WalkOutcome::Complete
 }
@@ -281,7 +328,7 @@ pub fn walk(
         return WalkOutcome::Broken;
     }
     let outcome = match runtime.layout.chain {
-        FrameChain::FrameObjects => v39::walk(runtime, verified, tstate, out),
+        FrameChain::FrameObjects => v39::walk(runtime, verified, tstate, at, out),
         FrameChain::CFrameEntry | FrameChain::CFrameShim => v311::walk(runtime, verified, tstate, at, out),
         FrameChain::CurrentFrame => v313::walk(runtime, verified, tstate, out),
     };

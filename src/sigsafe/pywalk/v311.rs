@@ -6,7 +6,7 @@
 //! instructions of eval the first C entry of the chain must lead to the frame of the calling eval. Then the walk starts
 //! again from the caller, which is whole: only the call that was just being made is missing.
 
-use super::{Bound, Interrupted, Link, Verified, WalkOutcome, follow, read_link};
+use super::{Bound, Calls, Interrupted, Link, Verified, WalkOutcome, follow, read_link};
 use crate::layout::FrameChain;
 use crate::mem::{is_plausible, load_u8, load_word};
 use crate::stack::Stack;
@@ -41,7 +41,7 @@ pub fn walk(
     };
     let caller_frame = if caller_cframe == 0 {
         // The root cframe inside the thread state: no eval call is running.
-        return follow(runtime, verified, frame, out);
+        return follow(runtime, verified, frame, Calls::NONE, out);
     } else if is_plausible(caller_cframe) {
         load_word(caller_cframe.wrapping_add(current_at)).unwrap_or(0)
     } else {
@@ -50,11 +50,12 @@ pub fn walk(
 
     let in_prologue = runtime.eval != 0 && at.pc.wrapping_sub(runtime.eval) < EVAL_PROLOGUE;
     let suspect = above_top(runtime, tstate, frame) || (in_prologue && !leads_to(runtime, frame, caller_frame));
-    if !suspect && follow(runtime, verified, frame, out) == WalkOutcome::Complete {
+    let calls = |cframe| if at.note_entries { Calls { cframe } } else { Calls::NONE };
+    if !suspect && follow(runtime, verified, frame, calls(cframe), out) == WalkOutcome::Complete {
         return WalkOutcome::Complete;
     }
     out.clear();
-    match follow(runtime, verified, caller_frame, out) {
+    match follow(runtime, verified, caller_frame, calls(caller_cframe), out) {
         WalkOutcome::Complete => WalkOutcome::Restarted,
         other => other,
     }

@@ -10,8 +10,9 @@ fn walk_from(image: &Image, tstate: usize, pc: usize) -> (WalkOutcome, Stack) {
     let mut stack = Stack::new();
     // What an earlier walk left must not show.
     stack.push(RawFrame { code: 1, offset: 1 });
-    stack.omitted = 1;
-    let outcome = walk(&image.runtime(), &mut Verified::new(), tstate, Interrupted { pc }, &mut stack);
+    stack.set_gap(1);
+    let outcome =
+        walk(&image.runtime(), &mut Verified::new(), tstate, Interrupted { pc, note_entries: true }, &mut stack);
     (outcome, stack)
 }
 

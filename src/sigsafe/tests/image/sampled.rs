@@ -99,7 +99,7 @@ impl Sampled {
             let mut word = || reader.take().expect("a whole record");
             let Header { flags, frames: fresh, shared } = Header::unpack(first);
             assert_eq!(HEADER_WORDS, 4);
-            let (time, weight, omitted) = (word(), word(), word());
+            let (time, weight, omitted) = (word(), word(), word() & u64::from(u32::MAX));
             let mut frames: Vec<RawFrame> =
                 (0..fresh).map(|_| RawFrame { code: word() as usize, offset: word() as i64 }).collect();
             frames.extend_from_slice(&self.last[self.last.len() - shared as usize..]);

@@ -1,0 +1,200 @@
+//! The modules of this process, each with its table, and the maps made of them. One list for the life of the process: what
+//! was read for one run serves the next.
+
+use super::phdr::{self, Changes, Loaded};
+use super::table::{Rules, Table};
+use spprof_model::Module;
+use spprof_sigsafe::unwind::map::{Code, Map};
+use spprof_sigsafe::unwind::rule::Rule;
+use std::fs;
+use std::sync::atomic::{AtomicPtr, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+#[derive(Debug)]
+struct Known {
+    module: Arc<Module>,
+    /// As the linker has it, which for the program itself is empty.
+    name: Vec<u8>,
+    code: (usize, usize),
+    table: Arc<Table>,
+}
+
+#[derive(Debug, Default)]
+struct Registry {
+    known: Vec<Known>,
+    rules: Rules,
+    changes: Changes,
+    next_id: u32,
+    generation: u64,
+    current: Option<Arc<Modules>>,
+}
+
+/// The modules at one time, and the map of their code.
+#[derive(Debug)]
+pub struct Modules {
+    pub list: Vec<Arc<Module>>,
+    /// Borrows from the fields below, which are never changed and live as long.
+    map: Map<'static>,
+    _code: Box<[Code<'static>]>,
+    _rules: Box<[Rule]>,
+    _tables: Vec<Arc<Table>>,
+}
+
+impl Modules {
+    #[must_use]
+    pub fn map(&self) -> &Map<'_> {
+        &self.map
+    }
+
+    /// For [`spprof_sigsafe::zone::Zone::replace_native`]: valid as long as this is.
+    #[must_use]
+    pub fn as_static(&self) -> *const Map<'static> {
+        &raw const self.map
+    }
+
+    fn new(known: &[Known], rules: &Rules, generation: u64) -> Self {
+        let rules: Box<[Rule]> = rules.list().into();
+        let tables: Vec<Arc<Table>> = known.iter().map(|it| Arc::clone(&it.table)).collect();
+        let mut code: Box<[Code<'static>]> = known
+            .iter()
+            .map(|it| Code {
+                start: it.code.0,
+                end: it.code.1,
+                bias: it.module.bias as usize,
+                id: it.module.id,
+                starts: lasting(&it.table.starts),
+                rules: lasting(&it.table.rules),
+            })
+            .collect();
+        code.sort_by_key(|it| it.start);
+        let map = Map { modules: lasting(&code), rules: lasting(&rules), eval: &[], generation };
+        Self {
+            list: known.iter().map(|it| Arc::clone(&it.module)).collect(),
+            map,
+            _code: code,
+            _rules: rules,
+            _tables: tables,
+        }
+    }
+}
+
+/// A slice of something that the same [`Modules`] owns, which hands it out only for its own lifetime, or by a pointer whose
+/// user promises as much.
+fn lasting<T>(slice: &[T]) -> &'static [T] {
+    // SAFETY: see above: heap memory that neither moves nor changes while its owner lives.
+    unsafe { std::slice::from_raw_parts(slice.as_ptr(), slice.len()) }
+}
+
+/// Leaked on creation. A forked child forgets it, locked or not, and makes its own.
+static REGISTRY: AtomicPtr<Mutex<Registry>> = AtomicPtr::new(std::ptr::null_mut());
+
+/// The modules as they are now. Cheap when nothing was loaded or unloaded since the last call.
+#[must_use]
+pub fn current() -> Arc<Modules> {
+    let mut registry = REGISTRY.load(Ordering::Acquire);
+    if registry.is_null() {
+        let new = Box::into_raw(Box::default());
+        match REGISTRY.compare_exchange(registry, new, Ordering::AcqRel, Ordering::Acquire) {
+            Ok(_) => registry = new,
+            Err(others) => {
+                // SAFETY: made above, given to nobody.
+                drop(unsafe { Box::from_raw(new) });
+                registry = others;
+            }
+        }
+    }
+    // SAFETY: leaked above, never freed.
+    unsafe { &*registry }.lock().unwrap_or_else(PoisonError::into_inner).refresh()
+}
+
+/// In a forked child. Async-signal-safe.
+pub fn abandon() {
+    REGISTRY.store(std::ptr::null_mut(), Ordering::Release);
+}
+
+impl Registry {
+    fn refresh(&mut self) -> Arc<Modules> {
+        if let Some(current) = &self.current
+            && phdr::changes() == self.changes
+        {
+            return Arc::clone(current);
+        }
+        let before = std::mem::take(&mut self.known);
+        // Where nothing was unloaded, what is at the same place under the same name is the same.
+        let is_same = |bias: u64, name: &[u8], build_id: &[u8], changes: Changes| {
+            before.iter().position(|it| {
+                (it.module.bias, it.name.as_slice(), it.module.build_id.as_slice()) == (bias, name, build_id)
+                    && (!build_id.is_empty() || changes.unloaded == self.changes.unloaded)
+            })
+        };
+        let (changes, found) = phdr::list(is_same);
+        self.changes = changes;
+        let mut before: Vec<Option<Known>> = before.into_iter().map(Some).collect();
+        let files = if found.iter().any(Result::is_ok) { Files::read() } else { Files::default() };
+        for module in found {
+            match module {
+                Ok(new) => {
+                    let new = self.add(new, &files);
+                    self.known.push(new);
+                }
+                Err(index) => self.known.extend(before.get_mut(index).and_then(Option::take)),
+            }
+        }
+        self.generation += 1;
+        let current = Arc::new(Modules::new(&self.known, &self.rules, self.generation));
+        self.current = Some(Arc::clone(&current));
+        current
+    }
+
+    fn add(&mut self, loaded: Loaded, files: &Files) -> Known {
+        self.next_id += 1;
+        let name = loaded.module.path.clone();
+        let (device, inode) = files.of(loaded.module.start);
+        let path = match name.as_slice() {
+            b"" => fs::read_link("/proc/self/exe").map_or_else(|_| name.clone(), |path| into_bytes(&path)),
+            b"linux-vdso.so.1" => b"[vdso]".to_vec(),
+            _ => name.clone(),
+        };
+        let first = (loaded.code_start as u64).wrapping_sub(loaded.module.bias);
+        let table = loaded.sections.map(|sections| Table::new(&sections, first, &mut self.rules)).unwrap_or_default();
+        Known {
+            module: Arc::new(Module { id: self.next_id, path, device, inode, ..loaded.module }),
+            name,
+            code: (loaded.code_start, loaded.code_end),
+            table: Arc::new(table),
+        }
+    }
+}
+
+fn into_bytes(path: &std::path::Path) -> Vec<u8> {
+    std::os::unix::ffi::OsStrExt::as_bytes(path.as_os_str()).to_vec()
+}
+
+/// Which file is mapped where, from `/proc/self/maps`.
+#[derive(Debug, Default)]
+struct Files(Vec<(u64, u64, u64, u64)>);
+
+impl Files {
+    fn read() -> Self {
+        let text = fs::read("/proc/self/maps").unwrap_or_default();
+        Self(
+            text.split(|byte| *byte == b'\n').filter_map(|line| Self::parse(std::str::from_utf8(line).ok()?)).collect(),
+        )
+    }
+
+    /// `start-end perms offset major:minor inode path`
+    fn parse(line: &str) -> Option<(u64, u64, u64, u64)> {
+        let mut words = line.split_ascii_whitespace();
+        let (start, end) = words.next()?.split_once('-')?;
+        let (major, minor) = words.nth(2)?.split_once(':')?;
+        let hex = |text| u64::from_str_radix(text, 16).ok();
+        let device = libc::makedev(hex(major)? as u32, hex(minor)? as u32);
+        Some((hex(start)?, hex(end)?, device, words.next()?.parse().ok()?))
+    }
+
+    /// Device and inode of what is mapped at `address`; 0 when there is no file.
+    fn of(&self, address: u64) -> (u64, u64) {
+        let at = self.0.iter().find(|(start, end, ..)| (*start..*end).contains(&address));
+        at.map_or((0, 0), |(_, _, device, inode)| (*device, *inode))
+    }
+}
