@@ -131,6 +131,7 @@ def profile(
     clock: str = "cpu",
     engine: str = "auto",
     interval_us: Optional[int] = None,
+    native: Union[bool, str, None] = None,
 ) -> Callable[[F], F]: ...
 def profile(
     interval_ms: Any = 10,
@@ -140,6 +141,7 @@ def profile(
     clock: str = "cpu",
     engine: str = "auto",
     interval_us: Optional[int] = None,
+    native: Union[bool, str, None] = None,
 ) -> Union[Any, Callable[[Any], Any]]:
     """Profile the calls of a function: `@spprof.profile` or `@spprof.profile(interval_ms=1, output_path="f.json")`.
 
@@ -152,8 +154,8 @@ def profile(
         PermissionError, RuntimeError, OSError: as `spprof.start()` and `spprof.stop()` (when called).
     """
     if callable(interval_ms):
-        return _wrapped(interval_ms, _Target(checked(10, memory_limit_mb, clock, engine, interval_us), output_path))
-    settings = checked(interval_ms, memory_limit_mb, clock, engine, interval_us)
+        return _wrapped(interval_ms, _Target(checked(10, memory_limit_mb, clock, engine, interval_us, native), output_path))
+    settings = checked(interval_ms, memory_limit_mb, clock, engine, interval_us, native)
     return lambda function: _wrapped(function, _Target(settings, output_path))
 
 

@@ -7,6 +7,7 @@ it before the program's first line. So the program runs as it would without us: 
     SPPROF=run           set by `spprof run`: this program alone, and a line on stderr at its end
     SPPROF_OUTPUT        the file; `{pid}` stands for the process id. Default: spprof-{pid}.json (by the format)
     SPPROF_FORMAT        speedscope, collapsed, pprof, svg, spprof. Default: by the suffix
+    SPPROF_NATIVE        1: native frames, too; full: those of the interpreter as well
     SPPROF_INTERVAL_MS, SPPROF_INTERVAL_US, SPPROF_MEMORY_LIMIT_MB, SPPROF_CLOCK, SPPROF_ENGINE: as for spprof.start()
 """
 
@@ -32,6 +33,7 @@ VARIABLES = (
     "SPPROF_MEMORY_LIMIT_MB",
     "SPPROF_CLOCK",
     "SPPROF_ENGINE",
+    "SPPROF_NATIVE",
 )
 OFF = ("", "0")
 RUN = "run"
@@ -68,6 +70,7 @@ def start() -> None:
             os.environ.get("SPPROF_CLOCK", "cpu"),
             os.environ.get("SPPROF_ENGINE", "auto"),
             _number("SPPROF_INTERVAL_US", None),
+            {"0": False, "1": True}.get(os.environ.get("SPPROF_NATIVE", "0"), os.environ.get("SPPROF_NATIVE")),
         )
         output_format = os.environ.get("SPPROF_FORMAT")
         if output_format is not None and output_format not in SUFFIXES:

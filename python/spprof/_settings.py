@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 CLOCKS = ("cpu", "wall")
 # What the argument `native` may be, and what the native side calls that.
-NATIVE = ((None, None), (False, "none"), (True, "folded"), ("full", "full"))
+NATIVE = {None: None, False: "none", True: "folded", "full": "full"}
 ENGINES = ("auto", "timer", "perf", "tick")
 # The engines that can see a sleeping thread.
 WALL_ENGINES = ("auto", "tick")
@@ -55,11 +55,10 @@ def checked(
         raise ValueError(
             f"engine={engine!r} cannot see sleeping threads: clock='wall' takes engine={' or '.join(map(repr, WALL_ENGINES))}"
         )
-    for value, meaning in NATIVE:
-        if native is value or (isinstance(native, str) and native == value):
-            break
-    else:
-        raise ValueError(f"unknown native: {native!r} (choose from False, True, 'full')")
+    try:
+        meaning = NATIVE[native]
+    except (KeyError, TypeError):
+        raise ValueError(f"unknown native: {native!r} (choose from False, True, 'full')") from None
     # A plain tuple at run time: a NamedTuple would import `collections` and `typing` with the profiler.
     return interval_ns, clock, engine, memory_limit_bytes, meaning  # type: ignore[return-value]
 

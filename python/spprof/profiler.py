@@ -36,6 +36,8 @@ _run_number = 0
 _exit_hook_set = False
 # What a run captures that was not told: "none" or "folded".
 _native_default = "none"
+# `set_native_unwinding(True)` was called.
+_native_wanted = False
 # Tells thread names to the run; imported by the first start().
 _threads: Optional[ModuleType] = None
 
@@ -90,8 +92,9 @@ def begin(settings: Settings, output_path: Optional[PathLike], output_format: Op
         # Set first: a stop() from a signal handler may come before the next line of ours.
         _output = None if path is None else (path, output_format)
         try:
-            *others, native = settings
-            _native._start(*others, native or _native_default, path, output_format)
+            interval_ns, clock, engine, memory_limit_bytes, native = settings
+            native = native or _native_default
+            _native._start(interval_ns, clock, engine, memory_limit_bytes, native, path, output_format)
         except BaseException:
             _output = None
             if created:
@@ -186,19 +189,24 @@ def set_native_unwinding(enabled: bool) -> None:
     Raises:
         RuntimeError: they are asked for and cannot be had (`native_unwinding_available()`).
     """
-    global _native_default
+    global _native_default, _native_wanted
     if enabled and not _native.native_unwinding_available:
         raise RuntimeError("Native unwinding not available on this platform")
     _native_default = "folded" if enabled else "none"
+    _native_wanted = _native_wanted or bool(enabled)
 
 
 def capture_native_stack() -> list[NativeFrame]:
-    """The native stack of the calling thread.
+    """The native stack of the calling thread, leaf first. No run is needed, but `set_native_unwinding(True)` once before.
 
     Raises:
-        RuntimeError: it cannot be had (`native_unwinding_available()`).
+        RuntimeError: it was not called, or native stacks cannot be had (`native_unwinding_available()`).
     """
-    raise RuntimeError("Failed to capture native stack")
+    if not _native_wanted:
+        raise RuntimeError("Failed to capture native stack")
+    from ._types import NativeFrame
+
+    return [NativeFrame(*frame) for frame in _native._capture_native_stack()]
 
 
 class Profiler:

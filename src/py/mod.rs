@@ -1,6 +1,7 @@
 //! `spprof._native`: the only code that knows Python objects. It converts and raises; whatever decides lives in other rooms.
 
 mod build;
+mod capture;
 mod graph;
 mod profile;
 mod rss;
@@ -42,6 +43,8 @@ fn os_error(error: io::Error, path: &Path) -> PyErr {
 mod native {
     #[pymodule_export]
     use super::build::build_profile;
+    #[pymodule_export]
+    use super::capture::capture_native_stack;
     #[pymodule_export]
     use super::graph::{NativeGraph, differences};
     #[pymodule_export]

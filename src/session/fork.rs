@@ -3,7 +3,7 @@
 use super::{PHASE, READERS, RUNNING, phase, terminate};
 use crate::error::Result;
 use crate::resolve::lifetime;
-use crate::sampler::native::modules;
+use crate::sampler::native::{modules, phdr};
 use crate::sampler::{descriptor, pool, signals};
 use spprof_sigsafe::thread::ThreadState;
 use spprof_sigsafe::zone::{MAX_FDS, ZONE};
@@ -15,8 +15,9 @@ static FD_TABLE: AtomicPtr<AtomicPtr<ThreadState>> = AtomicPtr::new(std::ptr::nu
 
 /// Registers the child handler, once per process.
 pub fn register() {
-    // SAFETY: the handler is a static function of this library, which is never unloaded.
+    // SAFETY: the handlers are static functions of this library, which is never unloaded.
     REGISTERED.call_once(|| unsafe {
+        libc::pthread_atfork(Some(phdr::before_fork), Some(phdr::after_fork), Some(phdr::after_fork));
         libc::pthread_atfork(None, None, Some(in_child));
     });
 }

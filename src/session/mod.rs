@@ -7,6 +7,7 @@ mod doctor;
 mod drain;
 mod fork;
 mod manager;
+mod own_stack;
 mod shared;
 mod terminate;
 mod thread;
@@ -33,6 +34,7 @@ use std::sync::mpsc;
 use std::thread::JoinHandle;
 
 pub use doctor::doctor;
+pub use own_stack::native_stack;
 
 /// Which time a run measures.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

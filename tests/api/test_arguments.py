@@ -42,6 +42,7 @@ def begin(starter: Any, **arguments: Any) -> None:
         ({"memory_limit_mb": -1}, ValueError, "memory_limit_mb must be >= 1"),
         ({"memory_limit_mb": "x"}, TypeError, "memory_limit_mb must be int, not str"),
         ({"clock": "gpu"}, ValueError, "unknown clock: 'gpu' (choose from cpu, wall)"),
+        ({"native": "deep"}, ValueError, "unknown native: 'deep' (choose from False, True, 'full')"),
         ({"engine": "steam"}, ValueError, "unknown engine: 'steam' (choose from auto, timer, perf, tick)"),
         (
             {"clock": "wall", "engine": "perf"},

@@ -313,7 +313,7 @@ def test_fork_inside_a_call(run_program: Any) -> None:
                 let_go.wait()
         def forked_while_held():
             # A call is left in the child while the lock of the parent's run has a holder that the child does not have.
-            call = _decorator._Call(_decorator._Target((10**6, "cpu", "auto", 2**20), None))
+            call = _decorator._Call(_decorator._Target((10**6, "cpu", "auto", 2**20, None), None))
             call.target.wrapper = spans_the_fork
             call.__enter__()
             threading.Thread(target=hold).start()

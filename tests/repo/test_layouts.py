@@ -55,6 +55,8 @@ FIELDS = [
     ("tstate_datastack_top", "PyThreadState", "datastack_top", 11, 99, False),
     ("cframe_current", "_PyCFrame", "current_frame", 11, 12, False),
     ("cframe_previous", "_PyCFrame", "previous", 11, 12, False),
+    ("cframe_previous", "CFrame", "previous", 10, 10, False),
+    ("tstate_cframe", "PyThreadState", "cframe", 10, 10, False),
     ("interp_next", "PyInterpreterState", "next", 9, 99, False),
     ("interp_id", "PyInterpreterState", "id", 9, 99, False),
     ("interp_threads_head", "PyInterpreterState", "tstate_head", 9, 10, False),

@@ -45,6 +45,8 @@ Examples:
     "--clock", type=click.Choice(CLOCKS), default="cpu", show_default=True, help="Sample what runs, or also what waits."
 )
 @click.option("--engine", type=click.Choice(ENGINES), default="auto", show_default=True, help="What makes samples happen.")
+@click.option("--native", "native", flag_value="1", help="See C, C++ and Rust code between the Python frames, too.")
+@click.option("--native-full", "native", flag_value="full", help="As --native, with the interpreter's own frames.")
 @click.option(
     "-f",
     "--format",
@@ -74,6 +76,7 @@ def run(
     interval_us: Optional[int],
     clock: str,
     engine: str,
+    native: Optional[str],
     output_format: Optional[str],
     output: Optional[str],
     memory_limit_mb: int,
@@ -115,6 +118,8 @@ def run(
         environment["SPPROF_FORMAT"] = output_format
     if interval_us is not None:
         environment["SPPROF_INTERVAL_US"] = str(interval_us)
+    if native is not None:
+        environment["SPPROF_NATIVE"] = native
     kind = ["-m"] if module else ["-c"] if code else []
     # The interpreter's own options (-O, -X, -W, ...) stay as they were given to us.
     flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]

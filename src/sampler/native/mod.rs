@@ -1,7 +1,8 @@
 //! What native stacks are found by: the modules of the process and the rules of their code. Runs on the manager thread.
 
+mod eval;
 pub mod modules;
-mod phdr;
+pub mod phdr;
 pub mod publish;
 pub mod table;
 

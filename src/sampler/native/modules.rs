@@ -1,8 +1,10 @@
 //! The modules of this process, each with its table, and the maps made of them. One list for the life of the process: what
 //! was read for one run serves the next.
 
+use super::eval;
 use super::phdr::{self, Changes, Loaded};
 use super::table::{Rules, Table};
+use crate::sampler::runtime;
 use spprof_model::Module;
 use spprof_sigsafe::unwind::map::{Code, Map};
 use spprof_sigsafe::unwind::rule::Rule;
@@ -17,6 +19,8 @@ struct Known {
     name: Vec<u8>,
     code: (usize, usize),
     table: Arc<Table>,
+    /// CPYTHON 3.9: see [`eval`].
+    eval: Vec<(u64, u64)>,
 }
 
 #[derive(Debug, Default)]
@@ -37,6 +41,7 @@ pub struct Modules {
     map: Map<'static>,
     _code: Box<[Code<'static>]>,
     _rules: Box<[Rule]>,
+    _eval: Box<[(u32, u64, u64)]>,
     _tables: Vec<Arc<Table>>,
 }
 
@@ -67,12 +72,15 @@ impl Modules {
             })
             .collect();
         code.sort_by_key(|it| it.start);
-        let map = Map { modules: lasting(&code), rules: lasting(&rules), eval: &[], generation };
+        let eval: Box<[(u32, u64, u64)]> =
+            known.iter().flat_map(|it| it.eval.iter().map(|(start, end)| (it.module.id, *start, *end))).collect();
+        let map = Map { modules: lasting(&code), rules: lasting(&rules), eval: lasting(&eval), generation };
         Self {
             list: known.iter().map(|it| Arc::clone(&it.module)).collect(),
             map,
             _code: code,
             _rules: rules,
+            _eval: eval,
             _tables: tables,
         }
     }
@@ -157,13 +165,23 @@ impl Registry {
         };
         let first = (loaded.code_start as u64).wrapping_sub(loaded.module.bias);
         let table = loaded.sections.map(|sections| Table::new(&sections, first, &mut self.rules)).unwrap_or_default();
+        let module = Module { id: self.next_id, path, device, inode, ..loaded.module };
+        let holds_eval = loop_by_code().is_some_and(|at| (loaded.code_start..loaded.code_end).contains(&at));
         Known {
-            module: Arc::new(Module { id: self.next_id, path, device, inode, ..loaded.module }),
+            eval: if holds_eval { eval::ranges(&module) } else { Vec::new() },
+            module: Arc::new(module),
             name,
             code: (loaded.code_start, loaded.code_end),
             table: Arc::new(table),
         }
     }
+}
+
+/// Where the interpreter's loop is, for the version whose calls can only be told by their code.
+fn loop_by_code() -> Option<usize> {
+    const MARKED_FROM_MINOR: u8 = 10;
+    let runtime = runtime::runtime().ok()?;
+    (runtime.layout.minor < MARKED_FROM_MINOR && runtime.eval != 0).then_some(runtime.eval)
 }
 
 fn into_bytes(path: &std::path::Path) -> Vec<u8> {

@@ -3,6 +3,7 @@
 use super::table::Sections;
 use spprof_model::Module;
 use spprof_sigsafe::mem;
+use std::cell::UnsafeCell;
 use std::ffi::{CStr, c_int, c_void};
 
 /// A module as found.
@@ -24,6 +25,31 @@ pub struct Changes {
     pub unloaded: u64,
 }
 
+/// Held while we are in the linker's list, and by every fork: a child whose parent's linker was in use by a thread that the
+/// child does not have could never load a module again.
+struct Linker(UnsafeCell<libc::pthread_mutex_t>);
+// SAFETY: only its address is used, by pthread_mutex_lock and pthread_mutex_unlock.
+unsafe impl Sync for Linker {}
+static LINKER: Linker = Linker(UnsafeCell::new(libc::PTHREAD_MUTEX_INITIALIZER));
+
+/// For `pthread_atfork`: before a fork, on its thread.
+///
+/// # Safety
+/// `after_fork` follows on the same thread.
+pub unsafe extern "C" fn before_fork() {
+    // SAFETY: a mutex for ever; locked for microseconds only.
+    unsafe { libc::pthread_mutex_lock(LINKER.0.get()) };
+}
+
+/// For `pthread_atfork`: after it, in the parent and in the child.
+///
+/// # Safety
+/// `before_fork` was called.
+pub unsafe extern "C" fn after_fork() {
+    // SAFETY: locked by this thread, which in the child is a copy of the one that locked it.
+    unsafe { libc::pthread_mutex_unlock(LINKER.0.get()) };
+}
+
 /// Calls `each` for every module until it gives `false`.
 fn for_each(mut each: impl FnMut(&libc::dl_phdr_info) -> bool) {
     type Each<'a> = &'a mut dyn FnMut(&libc::dl_phdr_info) -> bool;
@@ -33,8 +59,12 @@ fn for_each(mut each: impl FnMut(&libc::dl_phdr_info) -> bool) {
         c_int::from(!each(info))
     }
     let mut each: Each<'_> = &mut each;
-    // SAFETY: `call` gets the pointer it expects and does not unwind.
-    unsafe { libc::dl_iterate_phdr(Some(call), (&raw mut each).cast()) };
+    // SAFETY: `call` gets the pointer it expects and does not unwind; the mutex is unlocked by who locked it.
+    unsafe {
+        libc::pthread_mutex_lock(LINKER.0.get());
+        libc::dl_iterate_phdr(Some(call), (&raw mut each).cast());
+        libc::pthread_mutex_unlock(LINKER.0.get());
+    }
 }
 
 #[must_use]

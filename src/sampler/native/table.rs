@@ -180,8 +180,8 @@ fn add_rows<'a>(
             let expression = |it: &UnwindExpression<usize>| operations(it, eh_frame, encoding);
             let bp = caller_bp(&row.register(X86_64::RBP), &expression);
             match (row.register(X86_64::RA), frame_address(row.cfa(), &expression)) {
-                (RegisterRule::Undefined, _) => Rule::Start,
-                (RegisterRule::Offset(-8), Some(cfa)) => Rule::Call { cfa, bp },
+                (Some(RegisterRule::Undefined), _) => Rule::Start,
+                (Some(RegisterRule::Offset(-8)), Some(cfa)) => Rule::Call { cfa, bp },
                 _ => Rule::Unknown,
             }
         };
@@ -252,15 +252,15 @@ fn frame_address<'a>(
 }
 
 fn caller_bp<'a>(
-    rule: &RegisterRule<usize>,
+    rule: &Option<RegisterRule<usize>>,
     expression: &impl Fn(&UnwindExpression<usize>) -> Option<Operations<'a>>,
 ) -> CallerBp {
     let small = |offset: i64| i32::try_from(offset).ok();
     let found = match rule {
         // Not mentioned: by the ABI a callee leaves it as it was.
-        RegisterRule::Undefined | RegisterRule::SameValue => Some(CallerBp::Same),
-        RegisterRule::Offset(offset) => small(*offset).map(CallerBp::AtCfa),
-        RegisterRule::Expression(it) => match expression(it).as_deref() {
+        None | Some(RegisterRule::SameValue) => Some(CallerBp::Same),
+        Some(RegisterRule::Offset(offset)) => small(*offset).map(CallerBp::AtCfa),
+        Some(RegisterRule::Expression(it)) => match expression(it).as_deref() {
             Some([Operation::RegisterOffset { register: X86_64::RBP, offset, .. }]) => {
                 small(*offset).map(CallerBp::AtBp)
             }
