@@ -2,6 +2,7 @@
 
 pub mod analysis;
 pub mod error;
+pub mod memprof;
 mod py;
 pub mod resolve;
 pub mod rss;

@@ -36,7 +36,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from . import output
+    from . import memprof, output
     from ._decorator import profile
     from ._errors import LoadError, MissingColumnError
     from ._profile import AggregatedProfile, Profile, load
@@ -61,6 +61,7 @@ __all__ = [
     "capture_native_stack",
     "is_active",
     "load",
+    "memprof",
     "native_unwinding_available",
     "native_unwinding_enabled",
     "output",
@@ -85,6 +86,7 @@ _LAZY = {
     "Sample": "_types",
     "StackTrace": "_types",
     "load": "_profile",
+    "memprof": "memprof",
     "output": "output",
     "profile": "_decorator",
 }

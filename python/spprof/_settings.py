@@ -43,10 +43,10 @@ def checked(
         ValueError: a number is out of range, or a clock or engine is unknown or does not go with the other.
         TypeError: a number is not an integer.
     """
-    interval_ns = _whole("interval_ms", interval_ms, 1, 1_000_000)
+    interval_ns = whole("interval_ms", interval_ms, 1, 1_000_000)
     if interval_us is not None:
-        interval_ns = _whole("interval_us", interval_us, MIN_INTERVAL_US, 1_000)
-    memory_limit_bytes = _whole("memory_limit_mb", memory_limit_mb, 1, 1024 * 1024)
+        interval_ns = whole("interval_us", interval_us, MIN_INTERVAL_US, 1_000)
+    memory_limit_bytes = whole("memory_limit_mb", memory_limit_mb, 1, 1024 * 1024)
     if clock not in CLOCKS:
         raise ValueError(f"unknown clock: {clock!r} (choose from {', '.join(CLOCKS)})")
     if engine not in ENGINES:
@@ -63,8 +63,8 @@ def checked(
     return interval_ns, clock, engine, memory_limit_bytes, meaning  # type: ignore[return-value]
 
 
-def _whole(name: str, value: Any, minimum: int, scale: int) -> int:
-    """`value * scale` for an integer of at least `minimum`; a bool is not an integer here."""
+def whole(name: str, value: Any, minimum: int, scale: int, *, maximum: Optional[int] = None) -> int:
+    """`value * scale` for an integer in range; a bool is not an integer here."""
     if isinstance(value, float) and value < minimum:
         raise ValueError(f"{name} must be >= {minimum}")
     index: Optional[Any] = getattr(type(value), "__index__", None)
@@ -73,6 +73,7 @@ def _whole(name: str, value: Any, minimum: int, scale: int) -> int:
     number: int = index(value)
     if number < minimum:
         raise ValueError(f"{name} must be >= {minimum}")
-    if number * scale > MAX_U64:
-        raise ValueError(f"{name} must be <= {MAX_U64 // scale}")
+    most = MAX_U64 // scale if maximum is None else maximum
+    if number > most:
+        raise ValueError(f"{name} must be <= {most}")
     return number * scale

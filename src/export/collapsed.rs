@@ -27,8 +27,12 @@ pub(crate) fn write(profile: &Profile, out: &mut dyn Write, options: &WriteOptio
         }
         text_of[number]
     });
-    // Calls are no measure of a stack's weight.
-    let unit = if profile.is_trace() { CountUnit::Microseconds } else { options.count_unit };
+    // Calls are no measure of a stack's weight, and neither is the number of a heap profile's samples.
+    let unit = match (profile.is_trace(), profile.is_heap()) {
+        (true, _) => CountUnit::Microseconds,
+        (_, true) => CountUnit::Nanoseconds,
+        _ => options.count_unit,
+    };
     write_sorted(&tree, &texts, unit, out)
 }
 

@@ -80,6 +80,7 @@ pub enum CountUnit {
     #[default]
     Samples,
     Microseconds,
+    /// The weight as it is: of a heap profile, bytes.
     Nanoseconds,
 }
 

@@ -5,7 +5,7 @@ use crate::wtf8;
 use flate2::{Compression, write::GzEncoder};
 use prost::Message;
 use rustc_hash::FxHashMap;
-use spprof_model::{FunctionKind, NodeId, Profile, Values};
+use spprof_model::{Column, FunctionKind, NodeId, Profile, Values};
 use std::io::{self, Write};
 
 /// The messages of profile.proto that we use; numbers are that file's.
@@ -124,13 +124,18 @@ pub(crate) fn write(profile: &Profile, out: &mut dyn Write) -> io::Result<()> {
     let mut strings = Strings::default();
     strings.number(String::new());
     let meta = &profile.meta;
-    let clock = if meta.clock == "wall" || profile.is_trace() { "wall" } else { "cpu" };
+    let (clock, unit) = match profile.time_column() {
+        Column::LiveBytes => ("inuse_space", "bytes"),
+        Column::WallNs => ("wall", "nanoseconds"),
+        _ if profile.is_trace() => ("wall", "nanoseconds"),
+        _ => ("cpu", "nanoseconds"),
+    };
     let counted = if profile.is_trace() { "calls" } else { "samples" };
     let mut value_type = |kind: &str, unit: &str| proto::ValueType {
         r#type: strings.number(kind.to_owned()),
         unit: strings.number(unit.to_owned()),
     };
-    let time = value_type(clock, "nanoseconds");
+    let time = value_type(clock, unit);
     let head = proto::Profile {
         sample_type: vec![value_type(counted, "count"), time.clone()],
         mapping: vec![proto::Mapping {

@@ -5,7 +5,7 @@ use crate::pprof::{NATIVE, SYNTHETIC, proto};
 use flate2::read::MultiGzDecoder;
 use prost::Message;
 use rustc_hash::FxHashMap;
-use spprof_model::{Column, FunctionKind, NodeId, Profile, ThreadId};
+use spprof_model::{Column, FunctionKind, HEAP, NodeId, Profile, ThreadId};
 use std::io::Read;
 
 /// A small file may unpack to anything; this much is believed.
@@ -28,7 +28,8 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Profile, ReadError> {
         file.sample_type.iter().position(|value| wanted(string(value.r#type), string(value.unit)))
     };
     let count_index = type_index(&|_, unit| unit == "count");
-    let time_index = type_index(&|_, unit| unit == "nanoseconds");
+    let time_index =
+        type_index(&|_, unit| unit == "nanoseconds").or_else(|| type_index(&|kind, _| kind == "inuse_space"));
     let traced = count_index.is_some_and(|i| string(file.sample_type[i].r#type) == "calls");
     if count_index.is_none() && time_index.is_none() {
         return Err(invalid("it has neither counts nor nanoseconds"));
@@ -38,7 +39,12 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Profile, ReadError> {
     let mut builder = Builder::new();
     let meta = &mut builder.profile.meta;
     if let Some(i) = time_index {
-        meta.clock = if string(file.sample_type[i].r#type) == "wall" { "wall" } else { "cpu" }.to_owned();
+        meta.clock = match string(file.sample_type[i].r#type) {
+            "wall" => "wall",
+            "inuse_space" => HEAP,
+            _ => "cpu",
+        }
+        .to_owned();
     }
     meta.exporter.clear();
     meta.start_unix_ns = u64::try_from(file.time_nanos).unwrap_or(0);

@@ -117,7 +117,8 @@ fn write_thread(
     let end_value = entries.iter().fold(0_u64, |sum, entry| sum.saturating_add(entry.weight_ns));
     out.write_all(b"{\"type\":\"sampled\",\"name\":")?;
     out.write_all(&name)?;
-    write!(out, ",\"unit\":\"nanoseconds\",\"startValue\":0,\"endValue\":{end_value},\n\"samples\":[")?;
+    let unit = if profile.is_heap() { "bytes" } else { "nanoseconds" };
+    write!(out, ",\"unit\":\"{unit}\",\"startValue\":0,\"endValue\":{end_value},\n\"samples\":[")?;
     for (i, entry) in entries.iter().enumerate() {
         if i > 0 {
             out.write_all(b",")?;

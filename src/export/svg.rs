@@ -53,9 +53,10 @@ pub(crate) fn write(profile: &Profile, out: &mut dyn Write, options: &WriteOptio
          <style>{STYLE}</style>\n<text id=\"title\" x=\"{MARGIN}\" y=\"22\">{}</text>",
         xml(title)
     )?;
-    let amount = |value: u64| amount(value, timed);
+    let unit = Unit::of(profile, timed);
+    let amount = |value: u64| amount(value, unit);
     let total = totals[0];
-    writeln!(out, "<text x=\"{MARGIN}\" y=\"40\">{}</text>", xml(&summary(profile, &amount(total), timed)))?;
+    writeln!(out, "<text x=\"{MARGIN}\" y=\"40\">{}</text>", xml(&summary(profile, &amount(total), unit)))?;
     if layout.left_out > 0 {
         let what = format!(
             "{} stacks too narrow or too deep to draw are left out: {} ({})",
@@ -140,12 +141,35 @@ fn lay_out(tree: &MergedTree, totals: &[u64], names: &[String]) -> Layout {
     layout
 }
 
-fn summary(profile: &Profile, total: &str, timed: bool) -> String {
+/// What the widths measure.
+#[derive(Clone, Copy)]
+enum Unit {
+    Samples,
+    Nanoseconds,
+    Bytes,
+}
+
+impl Unit {
+    fn of(profile: &Profile, weighted: bool) -> Self {
+        match (weighted, profile.is_heap()) {
+            (false, _) => Self::Samples,
+            (true, false) => Self::Nanoseconds,
+            (true, true) => Self::Bytes,
+        }
+    }
+}
+
+fn summary(profile: &Profile, total: &str, unit: Unit) -> String {
     let meta = &profile.meta;
-    let mut parts = vec![format!("{total}{}", if timed { format!(" {} time", meta.clock) } else { String::new() })];
+    let of = match unit {
+        Unit::Samples => String::new(),
+        Unit::Nanoseconds => format!(" {} time", meta.clock),
+        Unit::Bytes => " alive".to_owned(),
+    };
+    let mut parts = vec![format!("{total}{of}")];
     parts.push(format!("{} samples", profile.sample_count()));
     if meta.unattributed_ns > 0 {
-        parts.push(format!("{} unattributed", amount(meta.unattributed_ns, true)));
+        parts.push(format!("{} unattributed", amount(meta.unattributed_ns, Unit::Nanoseconds)));
     }
     if !meta.python_version.is_empty() {
         parts.push(format!("Python {}", meta.python_version));
@@ -165,13 +189,15 @@ fn summary(profile: &Profile, total: &str, timed: bool) -> String {
     parts.join(", ")
 }
 
-fn amount(value: u64, timed: bool) -> String {
+fn amount(value: u64, unit: Unit) -> String {
     let v = value as f64;
-    match value {
-        _ if !timed => format!("{value} samples"),
-        1_000_000_000.. => format!("{:.2} s", v / 1e9),
-        1_000_000.. => format!("{:.2} ms", v / 1e6),
-        _ => format!("{:.2} us", v / 1e3),
+    match (unit, value) {
+        (Unit::Samples, _) => format!("{value} samples"),
+        (Unit::Nanoseconds, 1_000_000_000..) => format!("{:.2} s", v / 1e9),
+        (Unit::Nanoseconds, 1_000_000..) => format!("{:.2} ms", v / 1e6),
+        (Unit::Nanoseconds, _) => format!("{:.2} us", v / 1e3),
+        (Unit::Bytes, 1_000_000..) => format!("{:.2} MB", v / 1e6),
+        (Unit::Bytes, _) => format!("{:.2} kB", v / 1e3),
     }
 }
 

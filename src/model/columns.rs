@@ -21,10 +21,12 @@ pub enum Column {
     Cancellations,
     AllocBytes,
     AllocCount,
+    /// Allocated and not freed: estimates of a heap profile.
+    LiveBytes,
 }
 
 impl Column {
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Samples,
         Self::CpuNs,
         Self::WallNs,
@@ -37,6 +39,7 @@ impl Column {
         Self::Cancellations,
         Self::AllocBytes,
         Self::AllocCount,
+        Self::LiveBytes,
     ];
 
     /// The name in files.
@@ -55,6 +58,7 @@ impl Column {
             Self::Cancellations => "cancellations",
             Self::AllocBytes => "alloc_bytes",
             Self::AllocCount => "alloc_count",
+            Self::LiveBytes => "live_bytes",
         }
     }
 

@@ -28,7 +28,7 @@ pub use ids::{FunctionId, NodeId, StringId, ThreadId};
 pub use merge::merge;
 pub use metadata::{Metadata, SCHEMA_VERSION};
 pub use modules::Module;
-pub use profile::{MIN_MEMORY_LIMIT_BYTES, Profile, StackIter};
+pub use profile::{HEAP, MIN_MEMORY_LIMIT_BYTES, Profile, StackIter};
 pub use threads::Thread;
 pub use timeline::Sample;
 pub use tree::Node;

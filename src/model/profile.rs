@@ -13,6 +13,9 @@ use crate::threads::Thread;
 use crate::timeline::{Sample, Timeline};
 use crate::tree::{Node, Tree};
 
+/// The "clock" of a heap profile, whose weights are bytes.
+pub const HEAP: &str = "heap";
+
 /// Limits below this are taken as this.
 pub const MIN_MEMORY_LIMIT_BYTES: u64 = 256 << 10;
 
@@ -242,7 +245,17 @@ impl Profile {
     /// The column that weights go to.
     #[must_use]
     pub fn time_column(&self) -> Column {
-        if self.meta.clock == "wall" { Column::WallNs } else { Column::CpuNs }
+        match self.meta.clock.as_str() {
+            "wall" => Column::WallNs,
+            HEAP => Column::LiveBytes,
+            _ => Column::CpuNs,
+        }
+    }
+
+    /// Whether weights are bytes that are alive, not time.
+    #[must_use]
+    pub fn is_heap(&self) -> bool {
+        self.meta.clock == HEAP
     }
 
     /// Whether it holds calls that were counted and timed, and no samples.

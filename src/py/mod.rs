@@ -3,6 +3,7 @@
 mod build;
 mod capture;
 mod graph;
+mod memprof;
 mod profile;
 mod rss;
 mod run;
@@ -47,6 +48,11 @@ mod native {
     use super::capture::capture_native_stack;
     #[pymodule_export]
     use super::graph::{NativeGraph, differences};
+    #[pymodule_export]
+    use super::memprof::{
+        NativeHeap, memprof_after_fork, memprof_at_exit, memprof_note_gc, memprof_phase, memprof_shutdown,
+        memprof_snapshot, memprof_start, memprof_stats, memprof_stop,
+    };
     #[pymodule_export]
     use super::profile::{NativeProfile, format_of, load, load_bytes, write_whole};
     #[pymodule_export]

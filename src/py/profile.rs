@@ -13,6 +13,7 @@ use std::sync::Arc;
 /// Losses that are samples which were due and not taken. (Others, as a truncated stack, concern samples that were.)
 const DROPPED: [&str; 2] = ["dropped", "ring_full"];
 
+#[derive(Clone)]
 #[pyclass(frozen, module = "spprof._native")]
 pub struct NativeProfile {
     profile: Arc<Profile>,

@@ -6,6 +6,9 @@
 //! - Free-threaded builds: a code watcher brings the dying object back to life (as `PyCode_AddWatcher` allows), since the
 //!   collector walks whatever waits. It watches the interpreter that called [`install`].
 //!
+//! Two kinds of runs may need this at a time, a CPU run and a heap run ([`User`]). The CPU run's manager drives the protocol when there
+//! is one; what the heap run knows of dying code it is asked to forget by [`release`] ([`before_release`]).
+//!
 //! Threads: [`install`], [`uninstall`] and the hooks with the GIL; [`take_aged`], [`release`] and [`nudge`] on the resolver
 //! thread without it. The hooks may be called at any time, for ever: this library is never unloaded, and a closed limbo
 //! makes them pass everything on.
@@ -16,7 +19,7 @@ use pyo3::ffi;
 use spprof_sigsafe::layout::Layout;
 use std::ffi::{CStr, c_int, c_void};
 use std::ptr::null_mut;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicI64, AtomicPtr, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicI64, AtomicPtr, AtomicU8, Ordering};
 
 type Dealloc = unsafe extern "C" fn(*mut ffi::PyObject);
 type WatchCallback = unsafe extern "C" fn(c_int, *mut ffi::PyObject) -> c_int;
@@ -24,6 +27,10 @@ type AddWatcher = unsafe extern "C" fn(WatchCallback) -> c_int;
 type ClearWatcher = unsafe extern "C" fn(c_int) -> c_int;
 
 static LIMBO: Limbo = Limbo::new();
+/// Who needs code objects to live on, as bits of [`User`].
+static USERS: AtomicU8 = AtomicU8::new(0);
+/// A [`Forget`], or null.
+static FORGET: AtomicPtr<c_void> = AtomicPtr::new(null_mut());
 /// What `PyCode_Type.tp_dealloc` was before us; set before the hook can run, null on free-threaded builds.
 static ORIGINAL: AtomicPtr<c_void> = AtomicPtr::new(null_mut());
 /// Our hook could not be taken out because somebody hooked the slot after us: it is still being called.
@@ -45,6 +52,28 @@ const NUDGE_CHUNKS: usize = 16;
 /// mean 1.4 KiB).
 const BYTES_PER_CODE: u64 = 1400;
 
+/// A run that names code objects after they were captured.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum User {
+    Cpu = 1,
+    Heap = 2,
+}
+
+/// Asked, on the thread that releases, to resolve what still names these objects and to know them no more.
+pub type Forget = fn(&Batch);
+
+/// Sets who is asked, for ever.
+pub fn before_release(forget: Forget) {
+    FORGET.store(forget as *mut c_void, Ordering::Release);
+}
+
+/// Whether this kind of run is on.
+#[must_use]
+pub fn is_used_by(user: User) -> bool {
+    USERS.load(Ordering::Acquire) & user as u8 != 0
+}
+
 /// Figures since the process began.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct LifetimeStats {
@@ -61,20 +90,31 @@ pub fn stats() -> LifetimeStats {
 
 /// From now on no code object is freed before its batch is released. Needs the GIL; the session sees to it that `install`
 /// and [`uninstall`] never overlap.
-pub fn install(layout: &Layout, code_type: usize) -> Result<()> {
+pub fn install(user: User, layout: &Layout, code_type: usize) -> Result<()> {
+    if USERS.load(Ordering::Acquire) != 0 {
+        USERS.fetch_or(user as u8, Ordering::AcqRel);
+        return Ok(());
+    }
     if layout.free_threaded {
         watch()?;
     } else {
         hook(dealloc_slot(layout, code_type))?;
     }
     LIMBO.open(layout.free_threaded);
+    USERS.fetch_or(user as u8, Ordering::AcqRel);
     Ok(())
 }
 
 /// Frees everything kept in the calling interpreter and takes out what [`install`] put in. What belongs to other
 /// interpreters is freed there when code dies, for which the hook stays. Needs the GIL; sampling has stopped, every sample
 /// is resolved, every batch released.
-pub fn uninstall(layout: &Layout, code_type: usize) {
+///
+/// While the other kind of run is on, only the `user` goes.
+pub fn uninstall(user: User, layout: &Layout, code_type: usize) {
+    let left = USERS.fetch_and(!(user as u8), Ordering::AcqRel) & !(user as u8);
+    if left != 0 {
+        return;
+    }
     let free = free_function();
     let left = LIMBO.close(current_interpreter());
     for code in &left {
@@ -98,6 +138,11 @@ pub fn take_aged() -> Option<Batch> {
 
 /// No sample and no cache names these objects any more: they are freed at the next occasion.
 pub fn release(batch: Batch) {
+    let forget = FORGET.load(Ordering::Acquire);
+    if !forget.is_null() {
+        // SAFETY: only `before_release` stores here.
+        unsafe { std::mem::transmute::<*mut c_void, Forget>(forget)(&batch) };
+    }
     LIMBO.release(batch);
 }
 
@@ -121,6 +166,7 @@ pub fn nudge() {
 /// The calling thread is the only one of the process, and the fork did not happen inside this module (which never forks,
 /// except in what freeing a code object may run).
 pub unsafe fn after_fork_child() {
+    USERS.store(0, Ordering::Release);
     // SAFETY: the caller's promise.
     unsafe { LIMBO.close_in_child() };
     NUDGING.store(false, Ordering::Release);

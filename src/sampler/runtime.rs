@@ -1,9 +1,10 @@
 //! The interpreter in this process: its version, its layout row, the symbols the walk needs. Found once, by `dlsym`.
 
 use crate::error::{Error, Result};
+use spprof_model::Metadata;
 use spprof_sigsafe::layout::Layout;
 use spprof_sigsafe::zone::{Runtime, TstateGetter};
-use std::ffi::{CStr, c_char};
+use std::ffi::{CStr, OsStr, c_char};
 use std::sync::OnceLock;
 
 /// The version as CPython prints it, e.g. `3.12.1`.
@@ -96,6 +97,19 @@ fn find() -> Result<Runtime> {
         unchecked,
         eval: symbol(c"_PyEval_EvalFrameDefault").unwrap_or(0),
     })
+}
+
+/// What a profile says of the process it is taken from.
+pub fn describe_process(meta: &mut Metadata) {
+    if let Ok(system) = nix::sys::utsname::uname() {
+        let text = |part: &OsStr| part.to_string_lossy().into_owned();
+        meta.platform = format!("{}-{}-{}", text(system.sysname()), text(system.release()), text(system.machine()));
+    }
+    meta.python_version = version().map(|version| version.text).unwrap_or_default();
+    meta.pid = std::process::id();
+    let line = std::fs::read("/proc/self/cmdline").unwrap_or_default();
+    let line = line.strip_suffix(b"\0").unwrap_or(&line);
+    meta.argv = line.split(|byte| *byte == 0).map(|part| String::from_utf8_lossy(part).into_owned()).collect();
 }
 
 #[cfg(test)]

@@ -15,8 +15,9 @@ mod tick;
 mod wake;
 
 use crate::error::{Error, Result};
+use crate::resolve::Resolver;
+use crate::resolve::lifetime::{self, User};
 use crate::resolve::native::{NativeDetail, Natives};
-use crate::resolve::{Resolver, lifetime};
 use crate::sampler::signals::{AllBlocked, SignalOwner};
 use crate::sampler::source::{self, Engine};
 use crate::sampler::tasks::TaskList;
@@ -166,7 +167,7 @@ fn launch(options: Options) -> Result<Running> {
         TaskList::open().map_err(|error| Error::os("cannot read /proc/self/task, which lists the threads", &error))?;
     let shared = Arc::new(Shared::new());
     let mut profile = Profile::new(options.memory_limit_bytes);
-    describe(&mut profile.meta, &options)?;
+    describe(&mut profile.meta, &options);
     let sink = Sink::new(profile, Resolver::new(runtime.layout, runtime.code_type), Natives::new(options.native));
     let format = Format::from_name(&options.output_format)
         .ok_or_else(|| Error::value(format!("Unknown format: {}", options.output_format)))?;
@@ -187,8 +188,9 @@ fn launch(options: Options) -> Result<Running> {
         pool::prepare_native()?;
     }
     ZONE.set_runtime(runtime);
-    lifetime::install(runtime.layout, runtime.code_type)?;
-    let signals = SignalOwner::install().inspect_err(|_| lifetime::uninstall(runtime.layout, runtime.code_type))?;
+    lifetime::install(User::Cpu, runtime.layout, runtime.code_type)?;
+    let signals =
+        SignalOwner::install().inspect_err(|_| lifetime::uninstall(User::Cpu, runtime.layout, runtime.code_type))?;
     let output = options.output.clone();
     let setup = Setup {
         runtime,
@@ -216,7 +218,7 @@ fn launch(options: Options) -> Result<Running> {
     };
     let manager = spawned.map_err(|error| {
         SignalOwner::restore_current();
-        lifetime::uninstall(runtime.layout, runtime.code_type);
+        lifetime::uninstall(User::Cpu, runtime.layout, runtime.code_type);
         Error::os("cannot start the manager thread", &error)
     })?;
     let _ = is_armed.recv();
@@ -227,19 +229,11 @@ fn launch(options: Options) -> Result<Running> {
 }
 
 /// What a profile says, before its first sample, of the run and the process it is taken from.
-fn describe(meta: &mut spprof_model::Metadata, options: &Options) -> Result<()> {
+fn describe(meta: &mut spprof_model::Metadata, options: &Options) {
     meta.interval_ns = options.interval_ns;
     // It decides which column the samples' weights go to.
     meta.clock = if options.clock == Clock::Wall { "wall" } else { "cpu" }.to_owned();
-    let system = nix::sys::utsname::uname().map_err(|error| Error::os("uname", &error.into()))?;
-    let text = |part: &std::ffi::OsStr| part.to_string_lossy().into_owned();
-    meta.platform = format!("{}-{}-{}", text(system.sysname()), text(system.release()), text(system.machine()));
-    meta.python_version = runtime::version()?.text;
-    meta.pid = std::process::id();
-    let line = std::fs::read("/proc/self/cmdline").unwrap_or_default();
-    let line = line.strip_suffix(b"\0").unwrap_or(&line);
-    meta.argv = line.split(|byte| *byte == 0).map(|part| String::from_utf8_lossy(part).into_owned()).collect();
-    Ok(())
+    runtime::describe_process(meta);
 }
 
 /// Stops sampling and gives the profile, with the output path of the run. Needs the GIL (an attached thread state).
@@ -269,7 +263,7 @@ pub fn stop() -> Result<(Profile, Option<PathBuf>)> {
         }
     };
     if let Ok(runtime) = runtime::runtime() {
-        lifetime::uninstall(runtime.layout, runtime.code_type);
+        lifetime::uninstall(User::Cpu, runtime.layout, runtime.code_type);
     }
     PHASE.store(phase::IDLE, Ordering::Release);
     result

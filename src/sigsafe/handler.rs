@@ -60,7 +60,8 @@ impl Header {
 
 /// The thread state of the running thread, or 0 when it is not a Python thread; and whether it is attached.
 #[inline(always)]
-fn current_tstate(runtime: &Runtime) -> (usize, bool) {
+#[must_use]
+pub fn current_tstate(runtime: &Runtime) -> (usize, bool) {
     // SAFETY: both getters only read a thread-specific slot or a static; they are documented to need no GIL.
     let (own, current) = unsafe { ((runtime.gilstate)(), (runtime.unchecked)()) };
     if runtime.layout.minor >= 12 {

@@ -41,6 +41,15 @@ def test_one_extension_for_all(wheel):
     assert [name for name in extensions if "_native" in name] == ["spprof/_native.abi3.so"]
 
 
+def test_the_library_for_preloading_is_in(wheel, tmp_path):
+    """libspprof_alloc.so beside the extension: it loads into a program that knows nothing of Python, and defines malloc."""
+    library = wheel.extract("spprof/libspprof_alloc.so", tmp_path)
+    symbols = subprocess.run(["nm", "-D", "--defined-only", library], check=True, capture_output=True, text=True).stdout
+    assert {"malloc", "free", "realloc", "mmap64", "spprof_alloc_attach"} <= {line.split()[-1] for line in symbols.splitlines()}
+    run = subprocess.run(["/bin/echo", "fine"], env={"LD_PRELOAD": library, "LD_BIND_NOW": "1"}, capture_output=True, text=True)
+    assert (run.stdout, run.stderr) == ("fine\n", "")
+
+
 def test_what_must_be_in(wheel):
     """The package, its type information and its licence."""
     names = wheel.namelist()

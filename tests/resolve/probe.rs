@@ -88,13 +88,14 @@ fn cost(address: usize, offset: i64, turns: u32) -> PyResult<f64> {
 #[pyfunction]
 fn install() -> PyResult<()> {
     let runtime = the_runtime()?;
-    lifetime::install(runtime.layout, runtime.code_type).map_err(|error| PyRuntimeError::new_err(error.message))
+    lifetime::install(lifetime::User::Cpu, runtime.layout, runtime.code_type)
+        .map_err(|error| PyRuntimeError::new_err(error.message))
 }
 
 #[pyfunction]
 fn uninstall() -> PyResult<()> {
     let runtime = the_runtime()?;
-    lifetime::uninstall(runtime.layout, runtime.code_type);
+    lifetime::uninstall(lifetime::User::Cpu, runtime.layout, runtime.code_type);
     Ok(())
 }
 
