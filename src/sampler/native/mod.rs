@@ -5,6 +5,8 @@ pub mod modules;
 pub mod phdr;
 pub mod publish;
 pub mod table;
+#[cfg(test)]
+mod tests;
 
 /// Whether native stacks can be captured on this machine: for other processors there are no rules.
 #[must_use]

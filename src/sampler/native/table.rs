@@ -139,8 +139,11 @@ fn for_each_entry<'a>(
         Some(index) => {
             let mut pointers = index.iter(&bases);
             while let Ok(Some((_, pointer))) = pointers.next() {
-                if let Ok(offset) = index.pointer_to_offset(pointer)
-                    && let Ok(entry) = eh_frame.fde_from_offset(&bases, offset, EhFrame::cie_from_offset)
+                let gimli::Pointer::Direct(address) = pointer else { continue };
+                let inside = address.checked_sub(sections.eh_frame_address);
+                if let Some(offset) = inside.filter(|offset| *offset < sections.eh_frame.len() as u64)
+                    && let Ok(entry) =
+                        eh_frame.fde_from_offset(&bases, (offset as usize).into(), EhFrame::cie_from_offset)
                 {
                     each(&eh_frame, &bases, &entry, &mut context);
                 }
