@@ -271,7 +271,7 @@ class _Noise:
         tested = [row for row in rows if max(row["time_before"], row["time_after"]) >= LEAST_SHARE * whole]
         if self.kind == "runs":
             tested.append(total)
-            p_values = _native._differences(*[[row["_runs"][side] for row in tested] for side in (0, 1)])
+            p_values = _p_values_of_runs(tested)
         elif self.kind == "samples":
             total["samples_before"], total["samples_after"] = (runs[0].samples for runs in self.sides)
             tested.append(total)
@@ -285,6 +285,21 @@ class _Noise:
             row["significant"] = p_value <= ALPHA
         for row in rows:
             row["significant"] = bool(row["significant"])
+
+
+def _p_values_of_runs(rows: Sequence[Mapping[str, Any]]) -> list[float]:
+    """How likely differences as large are found by chance, the chance being that of finding any in all rows.
+
+    Each row is tested as it is and relative to how long its run took as a whole: what holds up a whole run is no change of one
+    function. Both are in one family, so that looking twice costs no more alarms.
+    """
+    times = [[*row["_runs"][0], *row["_runs"][1]] for row in rows]
+    relative = [[value / statistics.fmean(row) if any(row) else 1.0 for value in row] for row in times]
+    paces = [statistics.median(run) or 1.0 for run in zip(*relative)]
+    family = times + [[value / pace for value, pace in zip(row, paces)] for row in times]
+    first = len(rows[0]["_runs"][0])
+    p_values = _native._differences([row[:first] for row in family], [row[first:] for row in family])
+    return [min(pair) for pair in zip(p_values, p_values[len(rows) :])]
 
 
 def _binomial(before: float, after: float, share_before: float) -> float:

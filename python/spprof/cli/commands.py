@@ -6,8 +6,10 @@ import click
 
 import spprof as package
 
+from .compare import compare
 from .convert import convert
 from .doctor import doctor
+from .export import export
 from .report import report
 from .run import run
 
@@ -28,5 +30,5 @@ def spprof() -> None:
     """
 
 
-for verb in (run, report, convert, doctor):
+for verb in (run, report, compare, convert, export, doctor):
     spprof.add_command(verb)

@@ -11,6 +11,8 @@ import click
 from rich.console import Console
 
 from .. import _native
+from .._report import graph_text, tree_text
+from ..callgraph import CallGraph
 from .table import new_console, new_table, show
 
 # A part of the time that calls for a word on how to get at it.
@@ -54,18 +56,29 @@ class Row(NamedTuple):
     "-n", "--limit", type=click.IntRange(min=1), metavar="ROWS", default=20, show_default=True, help="Most rows of a table."
 )
 @click.option("--lines", is_flag=True, help="Also the hot lines.")
+@click.option("--tree", is_flag=True, help="The calls as a tree, instead.")
+@click.option("--markdown", is_flag=True, help="The functions as a Markdown table, instead.")
 @click.option("--json", "as_json", is_flag=True, help="As one JSON document, times in nanoseconds, paths in full.")
-def report(file: str, threads: tuple[str, ...], limit: int, lines: bool, as_json: bool) -> None:
+def report(file: str, threads: tuple[str, ...], limit: int, lines: bool, tree: bool, markdown: bool, as_json: bool) -> None:
     """Show where the time of a profile went: threads, functions, lines.
 
-    FILE is a profile in spprof's own format, or speedscope, pprof or collapsed stacks. `self` is time in the function
-    itself (and in C code it called), `total` also in the Python functions it called; a function that calls itself
+    FILE is a profile in spprof's own format, or speedscope, pprof or collapsed stacks, or a trace. `self` is time in the
+    function itself (and in C code it called), `total` also in the Python functions it called; a function that calls itself
     counts once.
     """
     try:
         profile = _native._load(file)
     except (OSError, ValueError) as error:
         raise click.ClickException(str(error)) from None
+    columns = CallGraph(profile).columns
+    # A call graph from a file has no samples in time: only functions can be told.
+    traced = "calls" in columns or ("samples" in columns and not len(profile))
+    if tree or markdown or (traced and not as_json):
+        click.echo(_of_graph(profile, limit, tree, markdown))
+        return
+    if traced:
+        click.echo(json.dumps(CallGraph(profile).to_dict(), indent=2))
+        return
     chosen = _chosen_threads(profile, threads)
     content: dict[str, Any] = {
         "file": file,
@@ -80,6 +93,11 @@ def report(file: str, threads: tuple[str, ...], limit: int, lines: bool, as_json
         click.echo(json.dumps(content, indent=2))
         return
     _show(new_console(), content, limit)
+
+
+def _of_graph(profile: _native.NativeProfile, limit: int, tree: bool, markdown: bool) -> str:
+    graph = CallGraph(profile)
+    return tree_text(graph) if tree else graph_text(graph, limit, markdown)
 
 
 def _chosen_threads(profile: _native.NativeProfile, wanted: tuple[str, ...]) -> Optional[list[int]]:
