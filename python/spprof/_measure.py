@@ -20,6 +20,7 @@ ENGINES = ("sampler", "cprofile", "none")
 MB = 1e6
 TOP = 20
 _INTERVAL_MS = 1
+_OWN_FOLDER = os.path.dirname(__file__)
 
 
 class Clocks:
@@ -197,7 +198,7 @@ class _Sampling:
         stats.cpu_note = f"{part.sample_count} samples in the last measurement, one a millisecond of the thread's CPU time"
         stats._sample_count += part.sample_count
         for row in part.functions():
-            if row["file"] == __file__:
+            if os.path.dirname(row["file"]) == _OWN_FOLDER:
                 continue
             sums = stats._samples.setdefault((row["name"], row["file"], row["first_line"]), [0, 0])
             sums[0] += row["self_ns"]

@@ -62,8 +62,8 @@ def compare_graphs(
     Returns:
         `summary`: times in seconds (medians of the runs), `time_saved`, `time_saved_pct` (of before), the numbers of
         `improvements`, `regressions`, `nodes_added`, `nodes_removed`, `nodes_modified`, the `threshold`, the numbers of
-        runs and how `noise` was told. `node_comparisons`: one dictionary a function, largest change first: `name`, `status`
-        (`added`, `removed`, `modified`, `unchanged`), `time_before`, `time_after`, `time_diff` (after - before),
+        runs and how `noise` was told. `node_comparisons`: one dictionary a function, largest change of its own first: `name`,
+        `status` (`added`, `removed`, `modified`, `unchanged`), `time_before`, `time_after`, `time_diff` (after - before),
         `time_diff_pct`, the same of `self_`, `calls_`, and `significant` (None: not known), `p_value`, `improvement`,
         `regression`. `top_improvements` and `top_regressions`: the largest of these, with `time_diff` the seconds saved or
         lost. What a side does not know, as the calls of samples, is None.
@@ -86,7 +86,8 @@ def compare_graphs(
     noise.judge([row for row in rows if row["status"] == "both"], total)
     for row in (*rows, total):
         _classify(row, threshold, noise)
-    rows.sort(key=lambda row: -abs(row["time_diff"]))
+    # The culprit before its callers, whose times grow with its own.
+    rows.sort(key=lambda row: (-abs(row["self_diff"] or 0.0), -abs(row["time_diff"])))
     improvements = [row for row in rows if row["improvement"]]
     regressions = [row for row in rows if row["regression"]]
     first, second = total["time_before"], total["time_after"]

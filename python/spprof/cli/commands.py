@@ -22,7 +22,7 @@ Examples:
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]}, epilog=EXAMPLES)
-@click.version_option(package.__version__, prog_name="spprof")
+@click.version_option(package.__version__)
 def spprof() -> None:
     """A sampling profiler for Python: which functions, lines and threads take the time.
 
