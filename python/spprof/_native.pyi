@@ -59,6 +59,7 @@ class MemoryWatch:
         """The most bytes the process held in memory since this was made."""
 
 def _resident_bytes() -> int: ...
+
 class NativeHeap:
     @property
     def freed_count(self) -> int: ...

@@ -55,7 +55,8 @@ def test_the_exit_status_is_for_ci(traces: tuple[Path, Path]) -> None:
     before, after = traces
     assert run("compare", before, before, "--fail-on", "5%")
     assert "app.leaf takes 200.0 % longer" in run("compare", before, after, "--fail-on", "5%", status=1)
-    run("compare", before, after, "--fail-on", "250", status=0)
+    run("compare", before, after, "--fail-on", "250")
+    assert "SLOWER" in run("compare", before, after, "--threshold", "5%", "--fail-on", "250%")
     run("compare", after, before, "--fail-on", "5%")
     run("compare", before, after)
     assert "is no percentage" in run("compare", before, after, "--fail-on", "much", status=2)
