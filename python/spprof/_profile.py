@@ -10,12 +10,13 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, Optional, Union
 
 from . import _native
 from ._errors import LoadError
 from ._samples import Samples
-from ._types import AggregatedStack, Sample
+from ._types import AggregatedStack, Module, Sample
 
 if TYPE_CHECKING:
     from .callgraph import CallGraph
@@ -102,6 +103,43 @@ class Profile:
             python_version=self.python_version,
             platform=self.platform,
         )
+
+    @property
+    def modules(self) -> list[Module]:
+        """The files of compiled code that native frames are in."""
+        return [Module(*parts) for parts in self._to_native().modules()]
+
+    def filter(
+        self, *, native: Optional[bool] = None, module: Optional[str] = None, thread: Optional[Union[str, int]] = None
+    ) -> Profile:
+        """A part of the profile, or a simpler view of it, as a new profile.
+
+        Args:
+            native: False merges frames of compiled code into the Python code that called it: samples and times stay, a
+                stack without any Python becomes the one frame `<native>`. True keeps these frames alone, of the samples that
+                have any.
+            module: only samples with a frame in compiled code of such a module: its path, its file name, or a pattern of
+                either such as "libscipy_openblas*".
+            thread: only samples of the threads with this name or id.
+
+        Returns:
+            The new profile. What `native=True`, `module` and `thread` left out stands in its metadata: `filtered_samples` and
+            `filtered_ns` among the losses.
+
+        Raises:
+            ValueError: no such module or thread is in the profile.
+        """
+        part = self._to_native()
+        if thread is not None:
+            rows = [row["row"] for row in part.threads() if thread in (row["name"], row["thread_id"])]
+            if not rows:
+                raise ValueError(f"no such thread in the profile: {thread!r}")
+            part = part.filter(rows)
+        if module is not None:
+            part = part.through_modules(_matching_modules(part, module))
+        if native is not None:
+            part = part.by_native(native)
+        return Profile._from_native(part)
 
     def to_speedscope(self) -> dict[str, Any]:
         """The profile in speedscope's file format, as a dictionary."""
@@ -225,7 +263,7 @@ def _built(profile: Union[Profile, AggregatedProfile], samples: Iterable[Sample]
             sample.timestamp_ns,
             sample.thread_id,
             sample.thread_name,
-            [(f.function_name, f.filename, f.lineno, f.is_native) for f in sample.frames],
+            [(f.function_name, f.filename, f.lineno, f.is_native, f.module) for f in sample.frames],
             interval_ns * sample.count if sample.weight_ns is None else sample.weight_ns,
             sample.count,
         )
@@ -242,6 +280,15 @@ def _built(profile: Union[Profile, AggregatedProfile], samples: Iterable[Sample]
         platform=profile.platform,
         clock=getattr(profile, "metadata", {}).get("clock", "cpu"),
     )
+
+
+def _matching_modules(native: _native.NativeProfile, pattern: str) -> list[str]:
+    """The paths that a path, a file name or a pattern of either means."""
+    paths = [path for path, _ in native.modules()]
+    matching = [path for path in paths if any(fnmatchcase(name, pattern) for name in (path, os.path.basename(path)))]
+    if not matching:
+        raise ValueError(f"no such module in the profile: {pattern!r}; there are: {', '.join(paths) or 'none'}")
+    return matching
 
 
 def _check_format(format: Optional[str], known: Sequence[str]) -> None:

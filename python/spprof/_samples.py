@@ -24,7 +24,7 @@ class Samples(MutableSequence[Sample]):
         self._list: Optional[list[Sample]] = None
         # Stacks and frames made so far: samples of one stack share one tuple.
         self._stacks: dict[int, tuple[Frame, ...]] = {}
-        self._frames: dict[tuple[str, str, int, bool], Frame] = {}
+        self._frames: dict[tuple[str, str, int, bool, str], Frame] = {}
 
     @property
     def native(self) -> Optional[_native.NativeProfile]:
@@ -40,7 +40,7 @@ class Samples(MutableSequence[Sample]):
             self._stacks[stack_id] = stack
         return stack
 
-    def _frame(self, parts: tuple[str, str, int, bool]) -> Frame:
+    def _frame(self, parts: tuple[str, str, int, bool, str]) -> Frame:
         frame = self._frames.get(parts)
         if frame is None:
             frame = self._frames[parts] = Frame(*parts)

@@ -13,12 +13,14 @@ class Frame:
 
     #: The qualified name where the interpreter knows it (3.11+), else the name.
     function_name: str
-    #: As in the code object; empty when there is none.
+    #: As in the code object; of compiled code its source file where debug information tells it, else the module.
     filename: str
     #: The line that was executing, for the leaf and for its callers; 0 when unknown.
     lineno: int
-    #: True for frames of C and C++ code.
+    #: True for frames of compiled code: C, C++, Rust...
     is_native: bool = False
+    #: Path of the file the compiled code was loaded from; empty for Python code.
+    module: str = ""
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,15 @@ class AggregatedStack:
     count: int
     #: The time they stand for; None: `count` intervals.
     weight_ns: Optional[int] = field(default=None, compare=False)
+
+
+@dataclass(frozen=True)
+class Module:
+    """A file of compiled code that frames are in."""
+
+    path: str
+    #: In hexadecimal digits, as tools print it; empty when the file has none.
+    build_id: str
 
 
 @dataclass(frozen=True)

@@ -102,7 +102,7 @@ impl Step {
 
 fn text(profile: &Profile, frame: &Frame, mark_native: bool) -> Vec<u8> {
     let mut text = Vec::new();
-    let native = frame.kind == FunctionKind::Native;
+    let native = frame.is_native();
     if native && mark_native {
         text.extend_from_slice(NATIVE_MARK.as_bytes());
     }

@@ -10,6 +10,13 @@ pub(crate) struct Frame {
     pub file: StringId,
     pub line: u32,
     pub kind: FunctionKind,
+    pub module: StringId,
+}
+
+impl Frame {
+    pub fn is_native(&self) -> bool {
+        self.kind == FunctionKind::Native
+    }
 }
 
 pub(crate) const NATIVE_MARK: &str = "[native] ";
@@ -17,7 +24,9 @@ pub(crate) const NATIVE_MARK: &str = "[native] ";
 pub(crate) fn frame(profile: &Profile, node: NodeId) -> Frame {
     let node = profile.node(node);
     let function = profile.function_info(node.function);
-    Frame { name: function.name, file: function.file, line: node.line, kind: function.kind }
+    // An address is native code that has no name yet.
+    let kind = if function.is_native() { FunctionKind::Native } else { function.kind };
+    Frame { name: function.name, file: profile.place_of(function), line: node.line, kind, module: function.module }
 }
 
 /// Numbers frames in order of appearance.

@@ -112,10 +112,24 @@ impl Builder {
     }
 
     pub fn child(&mut self, parent: NodeId, name: &[u8], file: &[u8], line: u32, kind: FunctionKind) -> NodeId {
+        self.child_of_module(parent, name, file, line, kind, b"")
+    }
+
+    pub fn child_of_module(
+        &mut self,
+        parent: NodeId,
+        name: &[u8],
+        file: &[u8],
+        line: u32,
+        kind: FunctionKind,
+        module: &[u8],
+    ) -> NodeId {
+        // The place of native code without a source file is its module.
+        let file = if file == module { b"" } else { file };
         let function = Function {
             name: self.profile.intern(name),
             file: self.profile.intern(file),
-            module: StringId::EMPTY,
+            module: self.profile.intern(module),
             first_line: 0,
             kind,
             discriminator: 0,

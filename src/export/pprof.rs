@@ -52,6 +52,8 @@ pub(crate) mod proto {
         pub id: u64,
         #[prost(uint64, tag = "2")]
         pub mapping_id: u64,
+        #[prost(uint64, tag = "3")]
+        pub address: u64,
         #[prost(message, repeated, tag = "4")]
         pub line: Vec<Line>,
     }
@@ -61,8 +63,14 @@ pub(crate) mod proto {
     pub struct Mapping {
         #[prost(uint64, tag = "1")]
         pub id: u64,
+        #[prost(uint64, tag = "2")]
+        pub memory_start: u64,
+        #[prost(uint64, tag = "3")]
+        pub memory_limit: u64,
         #[prost(int64, tag = "5")]
         pub filename: i64,
+        #[prost(int64, tag = "6")]
+        pub build_id: i64,
         #[prost(bool, tag = "7")]
         pub has_functions: bool,
         #[prost(bool, tag = "8")]
@@ -138,13 +146,7 @@ pub(crate) fn write(profile: &Profile, out: &mut dyn Write) -> io::Result<()> {
     let time = value_type(clock, unit);
     let head = proto::Profile {
         sample_type: vec![value_type(counted, "count"), time.clone()],
-        mapping: vec![proto::Mapping {
-            id: 1,
-            filename: strings.number(meta.argv.first().cloned().unwrap_or_default()),
-            has_functions: true,
-            has_filenames: true,
-            has_line_numbers: true,
-        }],
+        mapping: mappings(profile, &mut strings),
         time_nanos: clamp(meta.start_unix_ns),
         duration_nanos: clamp(meta.duration_ns),
         default_sample_type: time.r#type,
@@ -155,7 +157,7 @@ pub(crate) fn write(profile: &Profile, out: &mut dyn Write) -> io::Result<()> {
     };
     put(&mut out, &head)?;
     let locations = write_samples(profile, &mut strings, &mut out)?;
-    write_locations(&locations, &mut out)?;
+    write_locations(profile, &locations, &mut out)?;
     write_functions(profile, &locations, &mut strings, &mut out)?;
     put(&mut out, &proto::Profile { string_table: strings.texts, ..Default::default() })?;
     out.finish()?;
@@ -179,6 +181,29 @@ fn write_columns(profile: &Profile, out: &mut impl Write) -> io::Result<Location
         put(out, &proto::Profile { sample: vec![sample], ..Default::default() })?;
     }
     Ok(locations)
+}
+
+/// The first is of everything that is not native; the modules follow.
+fn mappings(profile: &Profile, strings: &mut Strings) -> Vec<proto::Mapping> {
+    let program = profile.meta.argv.first().cloned().unwrap_or_default();
+    let mut mapping = |filename: String, build_id: String, start: u64, limit: u64| proto::Mapping {
+        id: 0,
+        memory_start: start,
+        memory_limit: limit,
+        filename: strings.number(filename),
+        build_id: strings.number(build_id),
+        has_functions: true,
+        has_filenames: true,
+        has_line_numbers: true,
+    };
+    let mut mappings = vec![mapping(program, String::new(), 0, 0)];
+    for module in profile.modules() {
+        mappings.push(mapping(wtf8::to_text(&module.path), module.build_id_hex(), module.start, module.end));
+    }
+    for (i, mapping) in mappings.iter_mut().enumerate() {
+        mapping.id = i as u64 + 1;
+    }
+    mappings
 }
 
 /// One sample for each thread and stack. Gives the places they name.
@@ -211,10 +236,21 @@ fn write_samples(profile: &Profile, strings: &mut Strings, out: &mut impl Write)
     Ok(locations)
 }
 
-fn write_locations(locations: &Locations, out: &mut impl Write) -> io::Result<()> {
+fn write_locations(profile: &Profile, locations: &Locations, out: &mut impl Write) -> io::Result<()> {
+    // Of two modules of one path the first: a profile with names has each path once.
+    let modules: FxHashMap<&[u8], usize> =
+        profile.modules().iter().enumerate().rev().map(|(i, module)| (&*module.path, i)).collect();
     for (i, &(function, line)) in locations.rows.iter().enumerate() {
         let line = proto::Line { function_id: u64::from(function) + 1, line: i64::from(line) };
-        let location = proto::Location { id: i as u64 + 1, mapping_id: 1, line: vec![line] };
+        let function = &profile.functions()[function as usize];
+        let row = modules.get(profile.bytes(function.module)).filter(|_| function.is_native());
+        // A sample's own address is not kept: that of its function, as in memory.
+        let address = row.map_or(0, |&row| match function.discriminator {
+            0 => 0,
+            start => start.wrapping_add(profile.modules()[row].bias),
+        });
+        let mapping_id = row.map_or(1, |&row| row as u64 + 2);
+        let location = proto::Location { id: i as u64 + 1, mapping_id, address, line: vec![line] };
         put(out, &proto::Profile { location: vec![location], ..Default::default() })?;
     }
     Ok(())
@@ -235,11 +271,11 @@ fn write_functions(
             id: u64::from(i) + 1,
             name: strings.number(wtf8::to_text(profile.bytes(function.name))),
             system_name: match function.kind {
-                FunctionKind::Native => strings.number(NATIVE.to_owned()),
+                FunctionKind::Native | FunctionKind::Address => strings.number(NATIVE.to_owned()),
                 FunctionKind::Synthetic => strings.number(SYNTHETIC.to_owned()),
                 _ => 0,
             },
-            filename: strings.number(wtf8::to_text(profile.bytes(function.file))),
+            filename: strings.number(wtf8::to_text(profile.bytes(profile.place_of(function)))),
             start_line: i64::from(function.first_line),
         };
         put(out, &proto::Profile { function: vec![function], ..Default::default() })?;

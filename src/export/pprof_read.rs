@@ -5,7 +5,7 @@ use crate::pprof::{NATIVE, SYNTHETIC, proto};
 use flate2::read::MultiGzDecoder;
 use prost::Message;
 use rustc_hash::FxHashMap;
-use spprof_model::{Column, FunctionKind, HEAP, NodeId, Profile, ThreadId};
+use spprof_model::{Column, FunctionKind, HEAP, Module, NodeId, Profile, ThreadId};
 use std::io::Read;
 
 /// A small file may unpack to anything; this much is believed.
@@ -36,6 +36,7 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Profile, ReadError> {
     }
     let functions: FxHashMap<u64, &proto::Function> = file.function.iter().map(|f| (f.id, f)).collect();
     let locations: FxHashMap<u64, &proto::Location> = file.location.iter().map(|l| (l.id, l)).collect();
+    let mappings: FxHashMap<u64, &proto::Mapping> = file.mapping.iter().map(|m| (m.id, m)).collect();
     let mut builder = Builder::new();
     let meta = &mut builder.profile.meta;
     if let Some(i) = time_index {
@@ -52,6 +53,13 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Profile, ReadError> {
     meta.interval_ns = u64::try_from(file.period).unwrap_or(0);
     meta.notes.extend(file.comment.iter().map(|&comment| string(comment).to_owned()));
     let mut threads: FxHashMap<(&str, u64), ThreadId> = FxHashMap::default();
+    // The first is of everything that is not native.
+    for mapping in file.mapping.iter().skip(1) {
+        let build_id = bytes_of_hex(string(mapping.build_id)).unwrap_or_default();
+        let path = string(mapping.filename).as_bytes().to_vec();
+        let (start, end) = (mapping.memory_start, mapping.memory_limit);
+        builder.profile.module(&Module { path, build_id, start, end, ..Module::default() });
+    }
     for sample in &file.sample {
         let label = |key| sample.label.iter().find(|label| string(label.key) == key);
         let name = label("thread").map_or("", |label| string(label.str));
@@ -69,7 +77,12 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Profile, ReadError> {
                     }
                 };
                 let line = u32::try_from(line.line).unwrap_or(0);
-                node = builder.child(node, name.as_bytes(), file.as_bytes(), line, kind);
+                let module = match mappings.get(&location.mapping_id) {
+                    Some(mapping) if kind == FunctionKind::Native => string(mapping.filename),
+                    _ => "",
+                };
+                let [name, file, module] = [name, file, module].map(str::as_bytes);
+                node = builder.child_of_module(node, name, file, line, kind, module);
             }
         }
         let value =
@@ -84,6 +97,11 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Profile, ReadError> {
         builder.record(0, thread, node, value(time_index).unwrap_or(0), count);
     }
     Ok(builder.profile)
+}
+
+fn bytes_of_hex(text: &str) -> Option<Vec<u8>> {
+    let digits = text.as_bytes().chunks(2).map(|pair| std::str::from_utf8(pair).ok());
+    digits.map(|pair| u8::from_str_radix(pair?, 16).ok()).collect()
 }
 
 fn kind(system_name: &str) -> FunctionKind {

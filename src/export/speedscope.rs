@@ -7,7 +7,7 @@ use crate::format::WriteOptions;
 use crate::frames::{FrameTable, NATIVE_MARK, frame, thread_name, used_nodes};
 use crate::wtf8;
 use rustc_hash::FxHashMap;
-use spprof_model::{FunctionKind, Metadata, NodeId, Profile, Sample};
+use spprof_model::{Metadata, NodeId, Profile, Sample, StringId};
 use std::io::{self, Write};
 
 /// Rendered stacks kept at most, in bytes; beyond it the cache starts anew.
@@ -89,7 +89,7 @@ fn write_frames(profile: &Profile, table: &FrameTable, out: &mut dyn Write, opti
     for (i, frame) in table.frames.iter().enumerate() {
         text.clear();
         text.extend_from_slice(if i == 0 { b"\n{\"name\":" } else { b",\n{\"name\":" });
-        if frame.kind == FunctionKind::Native && options.mark_native {
+        if frame.is_native() && options.mark_native {
             let marked = [NATIVE_MARK.as_bytes(), profile.bytes(frame.name)].concat();
             wtf8::push_json(&mut text, &marked);
         } else {
@@ -99,6 +99,11 @@ fn write_frames(profile: &Profile, table: &FrameTable, out: &mut dyn Write, opti
         wtf8::push_json(&mut text, profile.bytes(frame.file));
         text.extend_from_slice(b",\"line\":");
         text.extend_from_slice(itoa::Buffer::new().format(frame.line).as_bytes());
+        if frame.is_native() && frame.module != StringId::EMPTY {
+            // The schema allows further keys.
+            text.extend_from_slice(b",\"module\":");
+            wtf8::push_json(&mut text, profile.bytes(frame.module));
+        }
         text.push(b'}');
         out.write_all(&text)?;
     }

@@ -30,6 +30,9 @@ struct Frame<'a> {
     #[serde(borrow)]
     file: Option<&'a RawValue>,
     line: Option<f64>,
+    /// Of native frames, in our own files; elsewhere it may be anything.
+    #[serde(borrow)]
+    module: Option<&'a RawValue>,
 }
 
 #[derive(Deserialize)]
@@ -63,7 +66,8 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Profile, ReadError> {
             None if source.is_empty() && name.starts_with(b"<") => (name, FunctionKind::Synthetic),
             None => (name, FunctionKind::Python),
         };
-        frames.push((name, source, frame.line.unwrap_or(0.0) as u32, kind));
+        let module = Some(frame.module).filter(|_| kind == FunctionKind::Native).and_then(string).unwrap_or_default();
+        frames.push((name, source, frame.line.unwrap_or(0.0) as u32, kind, module));
     }
     let mut builder = Builder::new();
     if let Some(meta) = file.spprof {
@@ -98,10 +102,10 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Profile, ReadError> {
         for (stack, &weight) in thread.samples.iter().zip(&thread.weights) {
             let mut node = NodeId::ROOT;
             for &frame in stack {
-                let (name, file, line, kind) = frames
+                let (name, file, line, kind, module) = frames
                     .get(frame as usize)
                     .ok_or_else(|| invalid(format!("profile {i} names frame {frame} of {}", frames.len())))?;
-                node = builder.child(node, name, file, *line, *kind);
+                node = builder.child_of_module(node, name, file, *line, *kind, module);
             }
             let weight_ns = (weight * unit_ns).max(0.0) as u64;
             builder.record(time_ns, id, node, weight_ns, 1);

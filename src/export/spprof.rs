@@ -18,6 +18,8 @@ pub(crate) const FUNCTIONS: [u8; 4] = *b"FUNC";
 pub(crate) const NODES: [u8; 4] = *b"NODE";
 pub(crate) const THREADS: [u8; 4] = *b"THRD";
 pub(crate) const SAMPLES: [u8; 4] = *b"SAMP";
+/// In lower case: readers that know nothing of modules may skip it.
+pub(crate) const MODULES: [u8; 4] = *b"mods";
 pub(crate) const COLUMN: [u8; 4] = *b"COLM";
 pub(crate) const METADATA: [u8; 4] = *b"META";
 pub(crate) const END: [u8; 4] = *b"END.";
@@ -105,6 +107,33 @@ pub(crate) mod rows {
         pub count: Vec<u32>,
     }
 
+    /// Files of compiled code, as they were in memory.
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub struct Modules {
+        #[prost(message, repeated, tag = "1")]
+        pub modules: Vec<Module>,
+    }
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub struct Module {
+        #[prost(uint32, tag = "1")]
+        pub id: u32,
+        #[prost(bytes = "vec", tag = "2")]
+        pub path: Vec<u8>,
+        #[prost(bytes = "vec", tag = "3")]
+        pub build_id: Vec<u8>,
+        #[prost(uint64, tag = "4")]
+        pub start: u64,
+        #[prost(uint64, tag = "5")]
+        pub end: u64,
+        #[prost(uint64, tag = "6")]
+        pub bias: u64,
+        #[prost(uint64, tag = "7")]
+        pub device: u64,
+        #[prost(uint64, tag = "8")]
+        pub inode: u64,
+    }
+
     /// A metric column that does not follow from the samples; self values by node.
     #[derive(Clone, PartialEq, prost::Message)]
     pub struct Column {
@@ -169,6 +198,7 @@ pub(crate) struct Progress {
     /// The root is never written.
     nodes: usize,
     threads: Vec<Thread>,
+    modules: usize,
     position: u64,
 }
 
@@ -176,6 +206,7 @@ impl Progress {
     /// Writes what is new since the last call, definitions before their use, the metadata last.
     pub fn write_new(&mut self, profile: &Profile, meta: &Metadata, out: &mut dyn Write) -> io::Result<()> {
         self.write_strings(profile, out)?;
+        self.write_modules(profile, out)?;
         self.write_functions(profile, out)?;
         self.write_nodes(profile, out)?;
         self.write_threads(profile, out)?;
@@ -197,6 +228,25 @@ impl Progress {
             write_chunk(out, STRINGS, &chunk.encode_to_vec())?;
         }
         Ok(())
+    }
+
+    fn write_modules(&mut self, profile: &Profile, out: &mut dyn Write) -> io::Result<()> {
+        let new = profile.modules().get(self.modules..).unwrap_or_default();
+        if new.is_empty() {
+            return Ok(());
+        }
+        let rows = new.iter().map(|module| rows::Module {
+            id: module.id,
+            path: module.path.clone(),
+            build_id: module.build_id.clone(),
+            start: module.start,
+            end: module.end,
+            bias: module.bias,
+            device: module.device,
+            inode: module.inode,
+        });
+        self.modules = profile.modules().len();
+        write_chunk(out, MODULES, &rows::Modules { modules: rows.collect() }.encode_to_vec())
     }
 
     fn write_functions(&mut self, profile: &Profile, out: &mut dyn Write) -> io::Result<()> {

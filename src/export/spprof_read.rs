@@ -2,11 +2,13 @@
 
 use crate::load::ReadError;
 use crate::spprof::{
-    self, CHUNK_HEADER_BYTES, COLUMN, END, FUNCTIONS, HEADER_BYTES, KIND_FINAL, KIND_JOURNAL, MAGIC, METADATA, NODES,
-    SAMPLES, STRINGS, THREADS, VERSION, checksum, rows,
+    self, CHUNK_HEADER_BYTES, COLUMN, END, FUNCTIONS, HEADER_BYTES, KIND_FINAL, KIND_JOURNAL, MAGIC, METADATA, MODULES,
+    NODES, SAMPLES, STRINGS, THREADS, VERSION, checksum, rows,
 };
 use prost::Message;
-use spprof_model::{Column, Function, FunctionId, Metadata, NodeId, Profile, Sample, StringId, Thread, ThreadId};
+use spprof_model::{
+    Column, Function, FunctionId, Metadata, Module, NodeId, Profile, Sample, StringId, Thread, ThreadId,
+};
 
 pub(crate) fn read(bytes: &[u8]) -> Result<Profile, ReadError> {
     let header = bytes.get(..HEADER_BYTES).ok_or_else(|| {
@@ -86,6 +88,8 @@ struct Reader {
     functions: Vec<FunctionId>,
     nodes: Vec<NodeId>,
     threads: Vec<ThreadId>,
+    /// Where the file's modules are in the profile.
+    modules: Vec<u32>,
     /// Samples with the number recorded before each; a journal may replace the tail.
     samples: Vec<(u64, Sample)>,
     recorded: u64,
@@ -101,6 +105,7 @@ impl Reader {
             functions: Vec::new(),
             nodes: vec![NodeId::ROOT],
             threads: Vec::new(),
+            modules: Vec::new(),
             samples: Vec::new(),
             recorded: 0,
             columns: Vec::new(),
@@ -118,6 +123,7 @@ impl Reader {
             STRINGS => self.take_strings(&rows::Strings::decode(chunk.payload).map_err(invalid_proto)?),
             FUNCTIONS => self.take_functions(&rows::Functions::decode(chunk.payload).map_err(invalid_proto)?),
             NODES => self.take_nodes(&rows::Nodes::decode(chunk.payload).map_err(invalid_proto)?),
+            MODULES => self.take_modules(rows::Modules::decode(chunk.payload).map_err(invalid_proto)?),
             THREADS => self.take_threads(&rows::Threads::decode(chunk.payload).map_err(invalid_proto)?),
             SAMPLES => self.take_samples(&rows::Samples::decode(chunk.payload).map_err(invalid_proto)?),
             COLUMN => self.take_column(rows::Column::decode(chunk.payload).map_err(invalid_proto)?),
@@ -140,6 +146,15 @@ impl Reader {
         Some(())
     }
 
+    fn take_modules(&mut self, chunk: rows::Modules) -> Option<()> {
+        for row in chunk.modules {
+            let rows::Module { id, path, build_id, start, end, bias, device, inode } = row;
+            let module = Module { id, path, build_id, start, end, bias, device, inode };
+            self.modules.push(self.profile.module(&module));
+        }
+        Some(())
+    }
+
     fn take_functions(&mut self, chunk: &rows::Functions) -> Option<()> {
         for i in 0..chunk.name.len() {
             let string = |ids: &[u32]| self.strings.get(*ids.get(i)? as usize).copied();
@@ -150,6 +165,11 @@ impl Reader {
                 first_line: *chunk.first_line.get(i)?,
                 kind: spprof::kind_of_number(*chunk.kind.get(i)?)?,
                 discriminator: *chunk.discriminator.get(i)?,
+            };
+            // An address names the file's row of its module.
+            let function = match function.address() {
+                Some((0, _)) | None => function,
+                Some((row, address)) => Function::of_address(*self.modules.get(row as usize - 1)?, address),
             };
             self.functions.push(self.profile.function(function));
         }

@@ -5,7 +5,7 @@
 use crate::format::WriteOptions;
 use crate::frames::{Frame, FrameTable, MergedTree, frame};
 use crate::wtf8;
-use spprof_model::{FunctionKind, Profile, Values};
+use spprof_model::{FunctionKind, Profile, StringId, Values};
 use std::io::{self, Write};
 
 const WIDTH: f64 = 1200.0;
@@ -35,7 +35,12 @@ pub(crate) fn write(profile: &Profile, out: &mut dyn Write, options: &WriteOptio
     let values = Values::of_profile(profile);
     let timed = values.weight_ns.iter().any(|&weight_ns| weight_ns > 0);
     // A flame graph shows functions; their lines are for other formats.
-    let tree = MergedTree::new(profile, &values, |node| table.number(Frame { line: 0, ..frame(profile, node) }));
+    let tree = MergedTree::new(profile, &values, |node| {
+        let frame = frame(profile, node);
+        // Code from several headers can be in one native function.
+        let file = if frame.is_native() && frame.module != StringId::EMPTY { frame.module } else { frame.file };
+        table.number(Frame { line: 0, file, ..frame })
+    });
     let mut totals: Vec<u64> =
         tree.nodes.iter().map(|node| if timed { node.weight_ns } else { node.samples }).collect();
     for i in (1..totals.len()).rev() {

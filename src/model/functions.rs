@@ -24,11 +24,13 @@ pub enum FunctionKind {
     AsyncGenerator,
     /// A function or type of an extension or of the interpreter, called from Python.
     Builtin,
+    /// An address in compiled code that has no name yet: [`Function::of_address`].
+    Address,
 }
 
 impl FunctionKind {
     /// In the order of their numbers in files: new ones go to the end.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Python,
         Self::Native,
         Self::Synthetic,
@@ -36,6 +38,7 @@ impl FunctionKind {
         Self::Coroutine,
         Self::AsyncGenerator,
         Self::Builtin,
+        Self::Address,
     ];
 
     #[must_use]
@@ -48,6 +51,7 @@ impl FunctionKind {
             Self::Coroutine => "coroutine",
             Self::AsyncGenerator => "async generator",
             Self::Builtin => "builtin",
+            Self::Address => "address",
         }
     }
 }
@@ -57,12 +61,29 @@ pub struct Function {
     /// The qualified name.
     pub name: StringId,
     pub file: StringId,
-    /// May be the empty string.
+    /// Of native code the path of its [`Module`](crate::Module); else it may be the empty string.
     pub module: StringId,
     pub first_line: u32,
     pub kind: FunctionKind,
     /// Tells two code objects of the same name, file and line apart.
     pub discriminator: u64,
+}
+
+impl Function {
+    /// The stand-in for a native address until it has a name: in row `module` of the profile's modules, counted from 1 (0: in
+    /// none), as in the module's file.
+    #[must_use]
+    pub fn of_address(module: u32, address: u64) -> Self {
+        let nothing = StringId::EMPTY;
+        let kind = FunctionKind::Address;
+        Self { name: nothing, file: nothing, module: nothing, first_line: module, kind, discriminator: address }
+    }
+
+    /// The module's row, counted from 1, and the address.
+    #[must_use]
+    pub fn address(&self) -> Option<(u32, u64)> {
+        (self.kind == FunctionKind::Address).then_some((self.first_line, self.discriminator))
+    }
 }
 
 #[derive(Clone, Debug, Default)]

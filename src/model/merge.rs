@@ -18,14 +18,9 @@ impl Translation {
     /// Copies functions and tree of `from`, in order.
     pub fn copy(from: &Profile, to: &mut Profile) -> Self {
         let mut this = Self { functions: Vec::new(), nodes: vec![NodeId::ROOT] };
+        let modules: Vec<u32> = from.modules().iter().map(|module| to.module(module)).collect();
         for function in from.functions() {
-            let function = Function {
-                name: string(from, to, function.name),
-                file: string(from, to, function.file),
-                module: string(from, to, function.module),
-                ..*function
-            };
-            this.functions.push(to.function(function));
+            this.functions.push(copy_function(from, to, &modules, function));
         }
         for node in from.nodes().iter().skip(1) {
             let function = this.functions[node.function.index()];
@@ -37,6 +32,23 @@ impl Translation {
     pub fn node(&self, node: NodeId) -> NodeId {
         self.nodes[node.index()]
     }
+}
+
+/// `modules`: where the rows of the one's modules are in the other.
+pub(crate) fn copy_function(from: &Profile, to: &mut Profile, modules: &[u32], function: &Function) -> FunctionId {
+    let function = match function.address() {
+        Some((row, address)) => {
+            let row = (row as usize).checked_sub(1).and_then(|row| modules.get(row)).copied();
+            Function::of_address(row.unwrap_or(0), address)
+        }
+        None => Function {
+            name: string(from, to, function.name),
+            file: string(from, to, function.file),
+            module: string(from, to, function.module),
+            ..*function
+        },
+    };
+    to.function(function)
 }
 
 pub(crate) fn string(from: &Profile, to: &mut Profile, id: StringId) -> StringId {

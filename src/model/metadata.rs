@@ -11,6 +11,8 @@ pub struct Metadata {
     pub interval_ns: u64,
     /// "cpu" or "wall".
     pub clock: String,
+    /// How much of native code the stacks show: "" (nothing), "folded" (without what only carries calls of Python) or "full".
+    pub native: String,
     /// Which engine made the samples, and why it was chosen.
     pub engine: String,
     pub engine_reason: String,
@@ -54,6 +56,7 @@ impl Default for Metadata {
         Self {
             interval_ns: 0,
             clock: "cpu".to_owned(),
+            native: String::new(),
             engine: String::new(),
             engine_reason: String::new(),
             start_unix_ns: 0,

@@ -19,3 +19,11 @@ pub struct Module {
     pub device: u64,
     pub inode: u64,
 }
+
+impl Module {
+    /// The build id as tools print it.
+    #[must_use]
+    pub fn build_id_hex(&self) -> String {
+        self.build_id.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+}

@@ -8,6 +8,7 @@ use crate::columns::{Column, Columns};
 use crate::functions::{Function, FunctionKind, Functions};
 use crate::ids::{FunctionId, NodeId, StringId, ThreadId};
 use crate::metadata::Metadata;
+use crate::modules::Module;
 use crate::strings::{MEMORY_LIMIT, SEVERAL_THREADS, Strings, vec_growth};
 use crate::threads::Thread;
 use crate::timeline::{Sample, Timeline};
@@ -37,6 +38,7 @@ pub struct Profile {
     tree: Tree,
     columns: Columns,
     threads: Vec<Thread>,
+    modules: Vec<Module>,
     timeline: Timeline,
     refused: Refused,
     /// Stand-ins for what was refused.
@@ -55,6 +57,7 @@ impl Profile {
             tree: Tree::new(),
             columns: Columns::default(),
             threads: Vec::new(),
+            modules: Vec::new(),
             timeline: Timeline::default(),
             refused: Refused::default(),
             other_function: None,
@@ -126,6 +129,12 @@ impl Profile {
     #[must_use]
     pub fn function_info(&self, id: FunctionId) -> &Function {
         &self.functions.rows()[id.index()]
+    }
+
+    /// Where a function is: its source file, or the module of native code without one.
+    #[must_use]
+    pub fn place_of(&self, function: &Function) -> StringId {
+        if function.file == StringId::EMPTY && function.is_native() { function.module } else { function.file }
     }
 
     #[must_use]
@@ -212,6 +221,20 @@ impl Profile {
     #[must_use]
     pub fn threads(&self) -> &[Thread] {
         &self.threads
+    }
+
+    /// The row of a module, counted from 1; one that is there already has its row.
+    pub fn module(&mut self, module: &Module) -> u32 {
+        let row = self.modules.iter().position(|known| known == module).unwrap_or_else(|| {
+            self.modules.push(module.clone());
+            self.modules.len() - 1
+        });
+        row as u32 + 1
+    }
+
+    #[must_use]
+    pub fn modules(&self) -> &[Module] {
+        &self.modules
     }
 
     /// Records one sample of `weight_ns`.
@@ -354,7 +377,7 @@ impl Profile {
             + self.functions.memory_bytes()
             + self.tree.memory_bytes()
             + self.columns.memory_bytes()
-            + (self.threads.capacity() * size_of::<Thread>()) as u64
+            + (self.threads.capacity() * size_of::<Thread>() + self.modules.capacity() * size_of::<Module>()) as u64
     }
 
     fn has_room_for(&self, growth: u64) -> bool {

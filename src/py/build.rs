@@ -9,8 +9,8 @@ use std::collections::HashMap;
 
 /// (timestamp_ns, thread_id, thread_name, frames leaf first, weight_ns, count)
 type Row<'py> = (u64, u64, Option<Bound<'py, PyString>>, Vec<Frame<'py>>, u64, u64);
-/// (name, file, line, is_native)
-type Frame<'py> = (Bound<'py, PyString>, Bound<'py, PyString>, i64, bool);
+/// (name, file, line, is_native, module)
+type Frame<'py> = (Bound<'py, PyString>, Bound<'py, PyString>, i64, bool, Bound<'py, PyString>);
 
 #[pyfunction]
 #[pyo3(name = "_build_profile")]
@@ -58,12 +58,12 @@ pub fn build_profile(
 
 /// The node of a frame. Its first line is unknown, so that equal names in equal files are one function.
 fn child(profile: &mut Profile, parent: NodeId, frame: &Frame<'_>) -> PyResult<NodeId> {
-    let (name, file, line, is_native) = frame;
+    let (name, file, line, is_native, module) = frame;
     let name = profile.intern(&to_wtf8(name)?);
     let file = profile.intern(&to_wtf8(file)?);
+    let module = profile.intern(&to_wtf8(module)?);
     let kind = if *is_native { FunctionKind::Native } else { FunctionKind::Python };
-    let function =
-        profile.function(Function { name, file, module: StringId::EMPTY, first_line: 0, kind, discriminator: 0 });
+    let function = profile.function(Function { name, file, module, first_line: 0, kind, discriminator: 0 });
     // Lines below 1 mean "unknown".
     let line = u32::try_from((*line).max(0)).unwrap_or(u32::MAX);
     Ok(profile.child(parent, function, line))

@@ -45,7 +45,7 @@ pub struct NativeGraph {
 impl NativeGraph {
     #[new]
     fn new(py: Python<'_>, profile: &NativeProfile) -> Self {
-        let profile = profile.shared();
+        let profile = std::sync::Arc::clone(profile.profile(py));
         let graph = py.detach(|| CallGraph::of(&profile));
         Self { profile, graph }
     }

@@ -1,13 +1,15 @@
 //! Raw frames to model: which function and line an address in a code object is. Runs on the resolver thread, no GIL.
 //!
-//! [`native`] names native frames; [`code`] reads a code object out of [`memory`], [`lines`] decodes its line table, [`lifetime`] keeps it from being freed
-//! until then (by the protocol in [`limbo`]). [`Resolver`] remembers what it has read.
+//! [`code`] reads a code object out of [`memory`], [`lines`] decodes its line table, [`lifetime`] keeps it from being freed
+//! until then (by the protocol in [`limbo`]). [`Resolver`] remembers what it has read. [`native`] takes native frames as
+//! addresses; [`naming`] names those when somebody looks at the profile.
 
 pub mod code;
 pub mod lifetime;
 pub mod limbo;
 pub mod lines;
 pub mod memory;
+pub mod naming;
 pub mod native;
 mod spin;
 

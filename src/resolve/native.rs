@@ -1,7 +1,7 @@
-//! Native frames to functions: which function of which module an address is. Runs on the manager thread, no GIL.
+//! Native frames to the model: addresses in modules, which get their names later. Runs on the manager thread, no GIL.
 
 use rustc_hash::FxHashMap;
-use spprof_model::{Function, FunctionId, FunctionKind, Module, Profile, StringId};
+use spprof_model::{Function, FunctionId, Module, Profile};
 use spprof_sigsafe::stack::{NativeFrame, marks};
 use std::sync::Arc;
 
@@ -17,16 +17,29 @@ pub enum NativeDetail {
     Full,
 }
 
-/// A native address as a profile shows it: functions with their lines, the innermost first (more than one where the compiler
-/// put one into another); none when the frame is folded.
-pub type Named = Arc<[(FunctionId, u32)]>;
+impl NativeDetail {
+    /// As in the metadata of a profile.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::None => "",
+            Self::Folded => "folded",
+            Self::Full => "full",
+        }
+    }
+}
 
-/// Names native frames of one profile, each address once.
+/// A native address as a profile has it; none when the frame is folded.
+pub type Taken = Option<FunctionId>;
+
+/// Puts native frames into one profile. [`super::naming`] names them when the profile is looked at.
 #[derive(Debug, Default)]
 pub struct Natives {
     detail: NativeDetail,
     modules: FxHashMap<u32, Arc<Module>>,
-    known: FxHashMap<NativeFrame, Named>,
+    /// The module's row in the profile, by its id.
+    rows: FxHashMap<u32, u32>,
+    known: FxHashMap<NativeFrame, Taken>,
 }
 
 impl Natives {
@@ -40,37 +53,36 @@ impl Natives {
         self.modules.insert(module.id, module);
     }
 
-    pub fn frame(&mut self, profile: &mut Profile, frame: NativeFrame) -> Named {
+    pub fn frame(&mut self, profile: &mut Profile, frame: NativeFrame) -> Taken {
         // What happened at the address in this sample is no part of its name.
         let key = NativeFrame { marks: frame.marks & marks::EVAL, ..frame };
-        if let Some(named) = self.known.get(&key) {
-            return Arc::clone(named);
+        if let Some(taken) = self.known.get(&key) {
+            return *taken;
         }
-        let named = self.read(profile, key);
-        self.known.insert(key, Arc::clone(&named));
-        named
+        let taken = self.take(profile, key);
+        self.known.insert(key, taken);
+        taken
     }
 
     #[cold]
-    fn read(&self, profile: &mut Profile, frame: NativeFrame) -> Named {
-        if self.detail != NativeDetail::Full && frame.marks & marks::EVAL != 0 {
-            return Arc::new([]);
+    fn take(&mut self, profile: &mut Profile, frame: NativeFrame) -> Taken {
+        if profile.meta.native.is_empty() {
+            profile.meta.native = self.detail.name().to_owned();
         }
-        let (name, file) = match self.modules.get(&frame.module) {
-            Some(module) => {
-                let base = module.path.rsplit(|byte| *byte == b'/').next().unwrap_or(&module.path);
-                (format!("{}+{:#x}", String::from_utf8_lossy(base), frame.address), module.path.as_slice())
+        if self.detail != NativeDetail::Full && frame.marks & marks::EVAL != 0 {
+            return None;
+        }
+        let row = match (self.rows.get(&frame.module), self.modules.get(&frame.module)) {
+            (Some(&row), _) => row,
+            (None, Some(module)) => {
+                let row = profile.module(module);
+                self.rows.insert(frame.module, row);
+                row
             }
-            None => (format!("{:#x}", frame.address), b"".as_slice()),
+            (None, None) => 0,
         };
-        let function = Function {
-            name: profile.intern(name.as_bytes()),
-            file: profile.intern(file),
-            module: StringId::EMPTY,
-            first_line: 0,
-            kind: FunctionKind::Native,
-            discriminator: frame.address,
-        };
-        Arc::new([(profile.function(function), 0)])
+        // Code that belongs to no file may be anywhere in the next run, and is made by the thousand.
+        let address = if row == 0 { 0 } else { frame.address };
+        Some(profile.function(Function::of_address(row, address)))
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::resolve::Resolver;
 use crate::resolve::native::Natives;
-use spprof_model::{Function, FunctionId, FunctionKind, NodeId, Profile};
+use spprof_model::{Function, FunctionId, FunctionKind, NO_NATIVE_CALLER, NodeId, Profile};
 use spprof_sigsafe::handler::{Header, Omitted, flags};
 use spprof_sigsafe::ring::Reader;
 use spprof_sigsafe::stack::{RawFrame, Stack, marks};
@@ -31,7 +31,7 @@ impl Synthetic {
             native: make(b"<native>", FunctionKind::Native),
             unresolved: make(b"<unresolved>", FunctionKind::Synthetic),
             truncated: make(b"<truncated>", FunctionKind::Synthetic),
-            no_caller: make(b"<native callers unknown>", FunctionKind::Synthetic),
+            no_caller: make(NO_NATIVE_CALLER, FunctionKind::Synthetic),
         }
     }
 }
@@ -104,8 +104,8 @@ impl Sink {
                     if native.marks & marks::GAP != 0 {
                         node = self.profile.child(node, self.synthetic.truncated, 0);
                     }
-                    for (function, line) in self.natives.frame(&mut self.profile, native).iter().rev() {
-                        node = self.profile.child(node, *function, *line);
+                    if let Some(function) = self.natives.frame(&mut self.profile, native) {
+                        node = self.profile.child(node, function, 0);
                     }
                 }
             }

@@ -7,6 +7,7 @@ mod doctor;
 mod drain;
 mod fork;
 mod manager;
+pub mod names;
 mod own_stack;
 mod shared;
 mod terminate;

@@ -86,7 +86,7 @@ pub fn after_fork_child() {
 /// Writes the profile to `path`, then ends the process as SIGTERM would have. If the write fails the journal is what remains,
 /// and stderr says so.
 pub fn save_and_die(profile: &Profile, path: &Path, format: Format) {
-    match spprof_export::write_file(profile, format, path, &WriteOptions::default()) {
+    match spprof_export::write_file(&super::names::named(profile), format, path, &WriteOptions::default()) {
         Ok(()) => drop(std::fs::remove_file(super::journal_path(path))),
         Err(error) => eprintln!("spprof: cannot save {} on SIGTERM: {error}", path.display()),
     }

@@ -55,16 +55,22 @@ pub struct Resolved {
     pub places: Vec<Places>,
     /// Whether this is the module of the Python interpreter.
     pub is_interpreter: bool,
+    /// Whether the file that was loaded is still there.
+    pub found: bool,
 }
 
 /// What is at each of the `addresses`, which are as in the file. Separate debug files are looked for below `debug_roots`
 /// (usually [`DEBUG_ROOTS`]).
 #[must_use]
 pub fn resolve(file: File<'_>, addresses: &[u64], debug_roots: &[&Path]) -> Resolved {
-    resolve_found(file, addresses, debug_roots).unwrap_or_else(|| {
-        let places = addresses.iter().map(|&address| vec![unknown(file.path, address)]).collect();
-        Resolved { places, is_interpreter: false }
-    })
+    resolve_found(file, addresses, debug_roots).unwrap_or_else(|| offsets(file, addresses))
+}
+
+/// The same without looking at any file.
+#[must_use]
+pub fn offsets(file: File<'_>, addresses: &[u64]) -> Resolved {
+    let places = addresses.iter().map(|&address| vec![unknown(file.path, address)]).collect();
+    Resolved { places, is_interpreter: false, found: false }
 }
 
 /// `None` if the file is not to be had.
@@ -82,7 +88,8 @@ fn resolve_found(file: File<'_>, addresses: &[u64], debug_roots: &[&Path]) -> Op
     let symbols = Symbols::new(&parsed, debug_parsed.as_ref());
     let is_interpreter = symbols.defines(plumbing::LOOP.as_bytes());
     let resolver = Resolver { path: file.path, symbols, plt: Plt::new(&parsed), lines };
-    Some(Resolved { places: addresses.iter().map(|&address| resolver.places(address)).collect(), is_interpreter })
+    let places = addresses.iter().map(|&address| resolver.places(address)).collect();
+    Some(Resolved { places, is_interpreter, found: true })
 }
 
 /// Where distributions put debug information.

@@ -5,7 +5,7 @@ mod fixture;
 use fixture::{bytes, example, reread, samples};
 use proptest::prelude::*;
 use spprof_export::{Format, Journal, load, read};
-use spprof_model::{Column, FunctionKind, NodeId, Profile, Thread};
+use spprof_model::{Column, Function, FunctionKind, NodeId, Profile, StringId, Thread};
 use std::path::{Path, PathBuf};
 
 /// A file of its own, gone with the test.
@@ -54,7 +54,16 @@ fn round_trip_is_lossless() {
     profile.meta.overhead_ns = 123;
     profile.meta.max_depth = 3;
     for (i, kind) in FunctionKind::ALL.into_iter().enumerate() {
-        let function = fixture::function(&mut profile, format!("kind {i}").as_bytes(), b"f.py", kind);
+        let name = profile.intern(format!("kind {i}").as_bytes());
+        let (file, module) = (StringId::EMPTY, StringId::EMPTY);
+        let function = profile.function(Function {
+            name,
+            file,
+            module,
+            first_line: 0,
+            kind,
+            discriminator: 0xfeed_beef_dead_cafe,
+        });
         profile.child(leaf, function, 0);
     }
     let file = bytes(&profile, Format::Spprof);

@@ -20,7 +20,7 @@ fn speedscope_golden() {
 "shared":{"frames":[
 {"name":"main","file":"/src/a (1).py","line":5},
 {"name":"a;b\"c'\u000a<\\x3b&\ud83e\udd80\ud800>","file":"C:\\users\\x;y.py","line":7},
-{"name":"[native] sort","file":"libc.so.6","line":0},
+{"name":"[native] sort","file":"libc.so.6","line":0,"module":"mod"},
 {"name":"<truncated>","file":"","line":0},
 {"name":"a;b\"c'\u000a<\\x3b&\ud83e\udd80\ud800>","file":"C:\\users\\x;y.py","line":8}]},
 "profiles":[
