@@ -58,7 +58,10 @@ pub fn rewrite(
     for sample in profile.samples() {
         to.record_merged(&Sample { thread: threads[sample.thread.index()], node: at(sample.node), ..sample });
     }
-    for column in profile.columns().filter(|&column| column != Column::Samples && column != profile.time_column()) {
+    // Those of the samples have come with them; a profile without samples has counted instead.
+    let of_samples = |column| column == Column::Samples || column == profile.time_column();
+    let has_samples = profile.sample_count() > 0;
+    for column in profile.columns().filter(|&column| !(has_samples && of_samples(column))) {
         for (i, &value) in profile.column(column).unwrap_or_default().iter().enumerate().filter(|(_, v)| **v > 0) {
             to.add(column, at(NodeId(i as u32)), value);
         }

@@ -5,7 +5,8 @@ mod fixture;
 use fixture::{bytes, bytes_with, reread};
 use spprof_export::{Format, Journal, WriteOptions, load};
 use spprof_model::{
-    Function, FunctionKind, Module, NodeId, Profile, Thread, merge, native_only, through_modules, without_native,
+    Column, Function, FunctionKind, Module, NodeId, Profile, Thread, merge, native_only, through_modules,
+    without_native,
 };
 
 const BLAS: &[u8] = b"/site-packages/numpy.libs/libblas.so";
@@ -93,6 +94,29 @@ fn native_frames_merge_into_their_callers() {
     assert_eq!(stacks(&python), expected);
     assert_eq!(sums(&python), sums(&profile));
     assert!(python.modules().is_empty() && python.meta.native.is_empty());
+}
+
+/// Columns come along: those beside the samples, and those of a profile that has counted and has no samples.
+#[test]
+fn columns_of_folded_frames() {
+    for sampled in [true, false] {
+        let mut profile = if sampled { numeric() } else { Profile::unlimited() };
+        let main = fixture::function(&mut profile, b"main", b"/app/main.py", FunctionKind::Python);
+        let inner = native(&mut profile, b"inner", b"", BLAS, 1);
+        let main = profile.child(NodeId::ROOT, main, 7);
+        let inner = profile.child(main, inner, 0);
+        let columns = if sampled { [Column::Calls, Column::AllocBytes] } else { [Column::Samples, Column::CpuNs] };
+        for column in columns {
+            profile.add(column, main, 3);
+            profile.add(column, inner, 40);
+        }
+        let python = without_native(&profile);
+        for column in columns {
+            let sum: u64 = python.column(column).unwrap().iter().sum();
+            assert_eq!(sum, profile.column(column).unwrap().iter().sum::<u64>(), "{column:?}");
+            assert_eq!(python.column(column).unwrap().iter().max(), Some(&43), "{column:?}");
+        }
+    }
 }
 
 /// Native frames alone: what had none is stated as left out.
