@@ -8,3 +8,4 @@ pub mod resolve;
 pub mod rss;
 pub mod sampler;
 pub mod session;
+pub mod tracer;

@@ -39,6 +39,7 @@ def test_an_expected_return_code(run_program):
 def test_a_hang_shows_its_stacks_and_dies(run_program, tmp_path):
     """On a time-out the stacks of the program and of its forked child are shown, and both are gone."""
     pids = tmp_path / "pids"
+    began = time.monotonic()
     with pytest.raises(pytest.fail.Exception, match=r"(?s)not finished.*in stuck_child.*in stuck_parent"):
         run_program(
             f"""
@@ -54,7 +55,8 @@ def test_a_hang_shows_its_stacks_and_dies(run_program, tmp_path):
             """,
             timeout=2,
         )
-    deadline = time.monotonic() + 30
+    assert time.monotonic() - began < 10
+    deadline = time.monotonic() + 5
     for pid in map(int, pids.read_text().split()):
         while is_running(pid):
             assert time.monotonic() < deadline, f"process {pid} lives on"
@@ -63,13 +65,14 @@ def test_a_hang_shows_its_stacks_and_dies(run_program, tmp_path):
 
 def test_a_surviving_grandchild_does_not_hold_the_test(run_program):
     """The program's end is what counts, though a child of its keeps the output open."""
-    result = run_program(
+    began = time.monotonic()
+    run_program(
         f"""
         import subprocess
-        print(subprocess.Popen([{sys.executable!r}, "-c", "import time; time.sleep(3600)"]).pid)
+        subprocess.Popen([{sys.executable!r}, "-c", "import time; time.sleep(30)"])
         """
     )
-    assert is_running(result.json)
+    assert time.monotonic() - began < 15
 
 
 def is_running(pid: int) -> bool:

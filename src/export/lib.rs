@@ -3,6 +3,7 @@
 //! Writers take any `io::Write` and do not buffer: hand them a `BufWriter`. Readers take bytes and never panic, whatever the bytes.
 #![forbid(unsafe_code)]
 
+mod activity;
 mod callgraph;
 mod callgraph_read;
 mod collapsed;

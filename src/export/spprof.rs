@@ -2,6 +2,7 @@
 //!
 //! Payloads are protocol buffers, metadata is JSON. Ids are positions in the file's own tables. `docs/formats.md` describes it.
 
+use crate::activity;
 use prost::Message;
 use spprof_model::{Column, FunctionKind, Metadata, Profile, Thread};
 use std::io::{self, Write};
@@ -21,6 +22,9 @@ pub(crate) const SAMPLES: [u8; 4] = *b"SAMP";
 /// In lower case: readers that know nothing of modules may skip it.
 pub(crate) const MODULES: [u8; 4] = *b"mods";
 pub(crate) const COLUMN: [u8; 4] = *b"COLM";
+/// Of traces. Readers that do not know them can do without.
+pub(crate) const TASKS: [u8; 4] = *b"task";
+pub(crate) const SPANS: [u8; 4] = *b"span";
 pub(crate) const METADATA: [u8; 4] = *b"META";
 pub(crate) const END: [u8; 4] = *b"END.";
 
@@ -153,6 +157,7 @@ pub(crate) fn write(profile: &Profile, out: &mut dyn Write) -> io::Result<()> {
         let values = values[..values.iter().rposition(|&value| value > 0).map_or(0, |last| last + 1)].to_vec();
         write_chunk(out, COLUMN, &rows::Column { name: column.name().to_owned(), values }.encode_to_vec())?;
     }
+    activity::write(profile, out)?;
     write_chunk(out, END, &[])
 }
 
@@ -167,7 +172,7 @@ pub(crate) fn write_header(out: &mut dyn Write, kind: u16) -> io::Result<()> {
     out.write_all(&kind.to_le_bytes())
 }
 
-fn write_chunk(out: &mut dyn Write, kind: [u8; 4], payload: &[u8]) -> io::Result<()> {
+pub(crate) fn write_chunk(out: &mut dyn Write, kind: [u8; 4], payload: &[u8]) -> io::Result<()> {
     let len = u32::try_from(payload.len()).map_err(|_| io::Error::other("a chunk is larger than 4 GiB"))?;
     out.write_all(&kind)?;
     out.write_all(&len.to_le_bytes())?;

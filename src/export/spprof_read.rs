@@ -1,13 +1,14 @@
 //! The lossless format read back. A final file must be whole; a journal ends where its last whole chunk ends.
 
+use crate::activity;
 use crate::load::ReadError;
 use crate::spprof::{
     self, CHUNK_HEADER_BYTES, COLUMN, END, FUNCTIONS, HEADER_BYTES, KIND_FINAL, KIND_JOURNAL, MAGIC, METADATA, MODULES,
-    NODES, SAMPLES, STRINGS, THREADS, VERSION, checksum, rows,
+    NODES, SAMPLES, SPANS, STRINGS, TASKS, THREADS, VERSION, checksum, rows,
 };
 use prost::Message;
 use spprof_model::{
-    Column, Function, FunctionId, Metadata, Module, NodeId, Profile, Sample, StringId, Thread, ThreadId,
+    Column, Function, FunctionId, Metadata, Module, NodeId, Profile, Sample, Span, SpanKind, StringId, Thread, ThreadId,
 };
 
 pub(crate) fn read(bytes: &[u8]) -> Result<Profile, ReadError> {
@@ -127,6 +128,8 @@ impl Reader {
             THREADS => self.take_threads(&rows::Threads::decode(chunk.payload).map_err(invalid_proto)?),
             SAMPLES => self.take_samples(&rows::Samples::decode(chunk.payload).map_err(invalid_proto)?),
             COLUMN => self.take_column(rows::Column::decode(chunk.payload).map_err(invalid_proto)?),
+            TASKS => self.take_tasks(&activity::Tasks::decode(chunk.payload).map_err(invalid_proto)?),
+            SPANS => self.take_spans(&activity::Spans::decode(chunk.payload).map_err(invalid_proto)?),
             METADATA => {
                 self.meta = serde_json::from_slice(chunk.payload).map_err(|error| invalid(&error.to_string()))?;
                 Some(())
@@ -243,6 +246,40 @@ impl Reader {
         if let Some(column) = Column::from_name(&chunk.name) {
             (chunk.values.len() <= self.nodes.len()).then_some(())?;
             self.columns.push((column, chunk.values));
+        }
+        Some(())
+    }
+
+    fn take_tasks(&mut self, chunk: &activity::Tasks) -> Option<()> {
+        self.profile.activity.max_unfinished = chunk.max_unfinished;
+        self.profile.activity.max_runnable = chunk.max_runnable;
+        self.profile.activity.max_lag_ns = chunk.max_lag_ns;
+        for row in &chunk.tasks {
+            let name = *self.strings.get(row.name as usize)?;
+            let function = *self.functions.get(row.function as usize)?;
+            let thread = *self.threads.get(row.thread as usize)?;
+            self.profile.activity.tasks.push(activity::task(row, name, function, thread)?);
+        }
+        let tasks = self.profile.activity.tasks.len();
+        self.profile.activity.tasks.iter().all(|task| task.parent.is_none_or(|it| (it as usize) < tasks)).then_some(())
+    }
+
+    fn take_spans(&mut self, chunk: &activity::Spans) -> Option<()> {
+        let mut before_ns = 0_u64;
+        for (i, &delta_ns) in chunk.end_ns.iter().enumerate() {
+            let end_ns = before_ns.wrapping_add(delta_ns as u64);
+            before_ns = end_ns;
+            let subject = *chunk.subject.get(i)?;
+            let kind = match *chunk.kind.get(i)? {
+                0 => SpanKind::Call(*self.nodes.get(subject as usize)?),
+                kind => activity::task_span(kind, subject, self.profile.activity.tasks.len())?,
+            };
+            self.profile.activity.spans.push(Span {
+                start_ns: end_ns.checked_sub(*chunk.length_ns.get(i)?)?,
+                end_ns,
+                thread: *self.threads.get(*chunk.thread.get(i)? as usize)?,
+                kind,
+            });
         }
         Some(())
     }

@@ -4,6 +4,7 @@
 //! the tree's nodes; the timeline keeps the samples in order. Views are pure functions that own nothing of the profile.
 #![forbid(unsafe_code)]
 
+mod activity;
 mod columns;
 mod filter;
 mod functions;
@@ -21,6 +22,7 @@ mod threads;
 mod timeline;
 mod tree;
 
+pub use activity::{Activity, Outcome, Span, SpanKind, Task};
 pub use columns::Column;
 pub use filter::{Selection, filter};
 pub use functions::{Function, FunctionKind};

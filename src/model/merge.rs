@@ -1,5 +1,6 @@
 //! Profiles put together without loss: names, threads, samples and columns of one into another.
 
+use crate::activity::{Span, SpanKind, Task};
 use crate::columns::Column;
 use crate::functions::Function;
 use crate::hot::add;
@@ -27,6 +28,10 @@ impl Translation {
             this.nodes.push(to.child(this.nodes[node.parent.index()], function, node.line));
         }
         this
+    }
+
+    pub fn function(&self, function: FunctionId) -> FunctionId {
+        self.functions[function.index()]
     }
 
     pub fn node(&self, node: NodeId) -> NodeId {
@@ -91,6 +96,37 @@ pub fn merge(a: &Profile, b: &Profile) -> Profile {
                 ..sample
             });
         }
+        let first_task = merged.activity.tasks.len() as u32;
+        for task in &profile.activity.tasks {
+            let task = Task {
+                name: string(profile, &mut merged, task.name),
+                parent: task.parent.map(|parent| first_task + parent),
+                function: translation.function(task.function),
+                thread: threads[task.thread.index()],
+                start_ns: task.start_ns.saturating_add(offset_ns),
+                end_ns: task.end_ns.saturating_add(offset_ns),
+                ..*task
+            };
+            merged.activity.tasks.push(task);
+        }
+        for span in &profile.activity.spans {
+            merged.activity.spans.push(Span {
+                start_ns: span.start_ns.saturating_add(offset_ns),
+                end_ns: span.end_ns.saturating_add(offset_ns),
+                thread: threads[span.thread.index()],
+                kind: match span.kind {
+                    SpanKind::Call(node) => SpanKind::Call(translation.node(node)),
+                    SpanKind::Run(task) => SpanKind::Run(first_task + task),
+                    SpanKind::Wait(task) => SpanKind::Wait(first_task + task),
+                    SpanKind::Queued(task) => SpanKind::Queued(first_task + task),
+                },
+            });
+        }
+        // Of runs that may not have been at the same time.
+        let (all, one) = (&mut merged.activity, &profile.activity);
+        all.max_unfinished = all.max_unfinished.max(one.max_unfinished);
+        all.max_runnable = all.max_runnable.max(one.max_runnable);
+        all.max_lag_ns = all.max_lag_ns.max(one.max_lag_ns);
         for column in profile.columns().filter(|&column| column != Column::Samples && column != profile.time_column()) {
             for (i, &value) in profile.column(column).unwrap_or_default().iter().enumerate().filter(|(_, v)| **v > 0) {
                 merged.add(column, translation.node(NodeId(i as u32)), value);

@@ -4,6 +4,7 @@
 //! new stacks end at the deepest frame that exists; each is counted in `losses`. The timeline has the rest and coarsens.
 //! What is recorded is never lost: the sums over the columns and over the timeline are exact whatever the limit.
 
+use crate::activity::Activity;
 use crate::columns::{Column, Columns};
 use crate::functions::{Function, FunctionKind, Functions};
 use crate::ids::{FunctionId, NodeId, StringId, ThreadId};
@@ -32,6 +33,8 @@ struct Refused {
 #[derive(Clone, Debug)]
 pub struct Profile {
     pub meta: Metadata,
+    /// Tasks and intervals of a trace; bounded by who makes them.
+    pub activity: Activity,
     memory_limit_bytes: u64,
     strings: Strings,
     functions: Functions,
@@ -51,6 +54,7 @@ impl Profile {
     pub fn new(memory_limit_bytes: u64) -> Self {
         Self {
             meta: Metadata::default(),
+            activity: Activity::default(),
             memory_limit_bytes: memory_limit_bytes.max(MIN_MEMORY_LIMIT_BYTES),
             strings: Strings::new(),
             functions: Functions::default(),

@@ -1,5 +1,6 @@
 //! `spprof._native`: the only code that knows Python objects. It converts and raises; whatever decides lives in other rooms.
 
+mod activity;
 mod build;
 mod capture;
 mod graph;
@@ -9,6 +10,7 @@ mod rss;
 mod run;
 mod selftest;
 mod text;
+mod trace;
 
 use crate::error::{Error, ErrorKind};
 use pyo3::PyErr;
@@ -59,6 +61,11 @@ mod native {
     use super::rss::{MemoryWatch, resident_bytes};
     #[pymodule_export]
     use super::run::{doctor, get_stats, is_active, note_thread, register_thread, start, stop, unregister_thread};
+    #[pymodule_export]
+    use super::trace::{
+        Mark, TraceScope, trace_after_fork, trace_before_fork, trace_bootstrap, trace_engine, trace_is_armed,
+        trace_marks, trace_on_call, trace_on_task, trace_open, trace_rename, trace_set_cost, trace_task_ready,
+    };
 
     use pyo3::prelude::*;
 

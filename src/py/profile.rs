@@ -209,6 +209,26 @@ impl NativeProfile {
         modules.map(|module| (String::from_utf8_lossy(&module.path).into_owned(), module.build_id_hex())).collect()
     }
 
+    /// The tree of a trace: (parent's row or None, module, name, {column: own value}), a parent before its children.
+    fn contexts<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
+        super::activity::contexts(py, &self.profile)
+    }
+
+    /// One dictionary a task of a trace.
+    fn tasks<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
+        super::activity::tasks(py, &self.profile)
+    }
+
+    /// Intervals of a trace: (kind, name or row of the task, thread_id, start_ns, end_ns)
+    fn spans<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
+        super::activity::spans(py, &self.profile)
+    }
+
+    /// What a trace knows of its tasks together.
+    fn activity<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        super::activity::summary(py, &self.profile)
+    }
+
     fn metadata<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let profile = self.any();
         let meta = &profile.meta;

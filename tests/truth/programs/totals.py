@@ -65,17 +65,17 @@ def run(engine: str, interval_us: int, cpu_ns: int) -> dict[str, Any]:
     may_end.set()
     threads[0].join()
     weights: dict[str, int] = {}
-    squares: dict[str, int] = {}
+    counts: dict[str, int] = {}
     for sample in profile.samples:
         name = str(sample.thread_name)
         weights[name] = weights.get(name, 0) + sample.weight_ns
-        squares[name] = squares.get(name, 0) + sample.weight_ns**2
+        counts[name] = counts.get(name, 0) + 1
     return {
         "interval_us": interval_us,
         "process_ns": [inner, outer],
         "spent_ns": spent_ns,
         "weights": weights,
-        "squares": squares,
+        "counts": counts,
         "threads": {row["name"]: row for row in profile._to_native().threads()},
         "metadata": profile.metadata,
     }
