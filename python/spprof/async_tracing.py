@@ -244,5 +244,3 @@ async def gather_traced(*awaitables: Union[Awaitable[Any], Coroutine[Any, Any, A
         else:
             made.append(awaitable)
     return await asyncio.gather(*made, return_exceptions=return_exceptions)
-
-

@@ -211,22 +211,22 @@ impl NativeProfile {
 
     /// The tree of a trace: (parent's row or None, module, name, {column: own value}), a parent before its children.
     fn contexts<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
-        super::activity::contexts(py, &self.profile)
+        super::activity::contexts(py, self.any())
     }
 
     /// One dictionary a task of a trace.
     fn tasks<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
-        super::activity::tasks(py, &self.profile)
+        super::activity::tasks(py, self.any())
     }
 
     /// Intervals of a trace: (kind, name or row of the task, thread_id, start_ns, end_ns)
     fn spans<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
-        super::activity::spans(py, &self.profile)
+        super::activity::spans(py, self.any())
     }
 
     /// What a trace knows of its tasks together.
     fn activity<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        super::activity::summary(py, &self.profile)
+        super::activity::summary(py, self.any())
     }
 
     fn metadata<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {

@@ -17,10 +17,10 @@ thread_local! {
 pub fn before() {
     local::pause(true);
     HELD.with(|held| {
-        if let Ok(mut held) = held.try_borrow_mut() {
-            if held.is_none() {
-                *held = Some((EVENTS.lock(), MARKS.lock(), tasks::lock()));
-            }
+        if let Ok(mut held) = held.try_borrow_mut()
+            && held.is_none()
+        {
+            *held = Some((EVENTS.lock(), MARKS.lock(), tasks::lock()));
         }
     });
 }

@@ -388,13 +388,11 @@ impl Recorder {
         standing: Standing,
     ) -> Option<(u32, FunctionKind, Standing)> {
         let room = self.has_room_above();
-        if room {
-            if let Some(&child) = self.index.get(&(parent, key)) {
-                let row = self.shared.rows.get(parent);
-                row.recent_key.store(key as u64, Ordering::Relaxed);
-                row.recent_child.store(child, Ordering::Relaxed);
-                return Some((child, kind_of(self.shared.rows.get(child).kind.load(Ordering::Relaxed)), standing));
-            }
+        if room && let Some(&child) = self.index.get(&(parent, key)) {
+            let row = self.shared.rows.get(parent);
+            row.recent_key.store(key as u64, Ordering::Relaxed);
+            row.recent_child.store(child, Ordering::Relaxed);
+            return Some((child, kind_of(self.shared.rows.get(child).kind.load(Ordering::Relaxed)), standing));
         }
         let (function, kind) = self.known(site, key)?;
         if !room || self.shared.rows.len() >= self.limits.max_rows() {
@@ -515,7 +513,3 @@ fn number_of(kind: FunctionKind) -> u32 {
 fn kind_of(number: u32) -> FunctionKind {
     FunctionKind::ALL.get(number as usize).copied().unwrap_or(FunctionKind::Python)
 }
-
-#[cfg(test)]
-#[path = "recorder_tests.rs"]
-mod tests;

@@ -386,10 +386,10 @@ fn watch_again(id: u64) -> u32 {
 /// A thread's rows with the time since its last event.
 fn settled(thread: &Shared, now: u64) -> Vec<Copied> {
     let mut rows = thread.rows.copy();
-    if let Some((top, last)) = thread.pending() {
-        if let Some(row) = rows.get_mut(top as usize) {
-            row.counts[SELF_TICKS] = row.counts[SELF_TICKS].wrapping_add(now.saturating_sub(last));
-        }
+    if let Some((top, last)) = thread.pending()
+        && let Some(row) = rows.get_mut(top as usize)
+    {
+        row.counts[SELF_TICKS] = row.counts[SELF_TICKS].wrapping_add(now.saturating_sub(last));
     }
     rows
 }

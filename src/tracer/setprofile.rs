@@ -163,18 +163,18 @@ impl Framed {
             let lasti = unsafe { std::mem::transmute::<usize, GetLasti>(get)(self.frame) };
             usize::try_from(lasti).ok()?
         };
-        let mut known = instructions();
-        let known = known.as_mut()?;
-        if !known.contains_key(&self.code) {
-            let bytes = Python::attach(|py| {
-                // SAFETY: a live object.
-                let code = unsafe { Bound::from_borrowed_ptr(py, self.code as *mut ffi::PyObject) };
-                code.getattr("co_code").ok()?.cast::<PyBytes>().ok().map(|bytes| bytes.as_bytes().to_vec())
-            })?;
-            known.insert(self.code, bytes);
+        let pick = |bytes: &[u8]| Some((*bytes.get(at)?, *bytes.get(at + 1)?));
+        if let Some(bytes) = instructions().as_ref()?.get(&self.code) {
+            return pick(bytes);
         }
-        let bytes = known.get(&self.code)?;
-        Some((*bytes.get(at)?, *bytes.get(at + 1)?))
+        let bytes = Python::attach(|py| {
+            // SAFETY: a live object.
+            let code = unsafe { Bound::from_borrowed_ptr(py, self.code as *mut ffi::PyObject) };
+            code.getattr("co_code").ok()?.cast::<PyBytes>().ok().map(|bytes| bytes.as_bytes().to_vec())
+        })?;
+        let picked = pick(&bytes);
+        instructions().as_mut()?.insert(self.code, bytes);
+        picked
     }
 }
 

@@ -6,7 +6,6 @@ import sys
 import threading
 
 import pytest
-
 from spprof import _native
 
 

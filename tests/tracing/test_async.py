@@ -7,7 +7,6 @@ import sys
 
 import programs
 import pytest
-
 from spprof import _native
 from spprof.async_tracing import (
     AsyncCallGraph,
@@ -199,10 +198,9 @@ def test_a_scope_around_the_loop():
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="TaskGroup")
 def test_a_task_group():
     async def main():
-        async with trace_scope_async() as graph:
-            async with asyncio.TaskGroup() as group:
-                for i in range(5):
-                    group.create_task(nested(i), name=f"child {i}")
+        async with trace_scope_async() as graph, asyncio.TaskGroup() as group:
+            for i in range(5):
+                group.create_task(nested(i), name=f"child {i}")
         return graph
 
     graph = asyncio.run(main())

@@ -9,7 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 import programs
 import pytest
 from programs import A, B, fib, fib_calls
-
 from spprof.tracing import trace_scope
 
 

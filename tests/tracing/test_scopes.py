@@ -9,7 +9,6 @@ import threading
 
 import programs
 import pytest
-
 from spprof import _native
 from spprof.callgraph import load_graph
 from spprof.tracing import CallTracer, clear_trace, get_current_graph, trace, trace_scope
@@ -198,7 +197,10 @@ def test_scopes_that_are_not_sampled():
 def test_a_full_tree_is_counted_and_keeps_its_time():
     with trace_scope(memory_limit_mb=0.001) as graph:
         namespace = {"__name__": "many"}
-        source = "\n".join(f"def f{i}(): pass" for i in range(300)) + "\nfor f in [f for n, f in globals().items() if n[0] == 'f']: f()"
+        source = (
+            "\n".join(f"def f{i}(): pass" for i in range(300))
+            + "\nfor f in [f for n, f in globals().items() if n[0] == 'f']: f()"
+        )
         exec(compile(source, "<many>", "exec"), namespace)
     assert graph.metadata["losses"]["tree_full"] > 100
     assert len(graph.nodes) < 200
