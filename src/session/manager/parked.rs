@@ -121,7 +121,13 @@ impl Manager {
             if thread.pending_rounds < PENDING_ROUNDS && !thread.blocked {
                 continue;
             }
+            // The handler blocks the signal as well: a thread that was preempted there is not meant.
+            let entered = thread.state.entered.load(Ordering::Acquire);
+            let quiet = thread.state.is_quiet();
             let blocked = tasks::blocks(thread.tid, SAMPLE_SIGNAL);
+            if !quiet || thread.state.entered.load(Ordering::Acquire) != entered {
+                continue;
+            }
             if blocked && !thread.blocked {
                 self.blocked_threads += 1;
             }
