@@ -77,7 +77,7 @@ list-pythons: ## the Pythons that test-python would use, and those it would not,
 	@$(PYTHONS) list
 
 bench: wheel ## overhead against py-spy, pyinstrument, scalene, cProfile and the empty handler: docs/benchmarks.md
-	python=$$($(PYTHONS) python default -r benches/requirements.txt) && "$$python" benches/compare.py --out build/bench
+	python=$$($(PYTHONS) python default -r benches/requirements.txt) && "$$python" benches/compare.py --out build/bench --markdown
 
 soak: wheel ## ten minutes of churn on every Python: make soak PY=3.12 SECONDS=60 for less
 	$(PYTHONS) each $(PY) -- tests/soak.py --seconds $(or $(SECONDS),600) --cycles $(or $(CYCLES),50000)

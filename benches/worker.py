@@ -24,10 +24,8 @@ PROGRAMS = {
     "deltablue": ("bm_deltablue", []),
     "nbody": ("bm_nbody", []),
     "json_dumps": ("bm_json_dumps", []),
-    "pickle_pure_python": ("bm_pickle", ["--pure-python", "pickle"]),
     "chaos": ("bm_chaos", []),
     "raytrace": ("bm_raytrace", []),
-    "spectral_norm": ("bm_spectral_norm", []),
     "regex_compile": ("bm_regex_compile", []),
     "go": ("bm_go", []),
 }
