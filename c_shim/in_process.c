@@ -46,6 +46,12 @@ HOOK_SCOPE size_t spprof_in_process_hooks(const struct spprof_hook **hooks)
     return sizeof table / sizeof *table;
 }
 
+/* Once the real functions are known. */
+HOOK_SCOPE void spprof_in_process_found(void)
+{
+    note_allocator((void *)real_malloc);
+}
+
 HOOK_SCOPE struct spprof_control *spprof_in_process_control(void)
 {
     return &control;

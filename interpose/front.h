@@ -5,6 +5,8 @@
 #ifndef SPPROF_FRONT_H
 #define SPPROF_FRONT_H
 
+#include <link.h>
+
 #include "spprof_alloc.h"
 
 #define LIKELY(x) __builtin_expect(!!(x), 1)
@@ -92,6 +94,40 @@ static inline void settle(uint64_t sample, void *block, int freed)
         hooks->drop(sample);
     else
         hooks->give_back(sample, block);
+}
+
+/* Where the object that holds the real malloc lies: what it maps becomes blocks, which are counted. */
+static _Atomic(uintptr_t) allocator_start, allocator_end;
+
+static inline int is_allocators(const void *caller)
+{
+    uintptr_t start = atomic_load_explicit(&allocator_start, memory_order_relaxed);
+    return (uintptr_t)caller - start < atomic_load_explicit(&allocator_end, memory_order_relaxed) - start;
+}
+
+static int look_for_allocator(struct dl_phdr_info *object, size_t size, void *function)
+{
+    (void)size;
+    uintptr_t start = UINTPTR_MAX, end = 0;
+    for (int i = 0; i < object->dlpi_phnum; i++) {
+        const ElfW(Phdr) *header = &object->dlpi_phdr[i];
+        if (header->p_type != PT_LOAD)
+            continue;
+        uintptr_t from = object->dlpi_addr + header->p_vaddr;
+        start = from < start ? from : start;
+        end = from + header->p_memsz > end ? from + header->p_memsz : end;
+    }
+    if ((uintptr_t)function < start || (uintptr_t)function >= end)
+        return 0;
+    atomic_store(&allocator_start, start);
+    atomic_store(&allocator_end, end);
+    return 1;
+}
+
+/* Outside of all hooks: takes the linker's lock. */
+static void note_allocator(void *real_malloc)
+{
+    dl_iterate_phdr(look_for_allocator, real_malloc);
 }
 
 #endif

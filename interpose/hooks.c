@@ -100,9 +100,9 @@ static void unmapping(void *start, size_t length)
 }
 
 /* Memory of the program's own: anonymous, usable at once, and not made by an allocator whose blocks are counted. */
-static int is_counted_mapping(int protection, int flags)
+static int is_counted_mapping(int protection, int flags, const void *caller)
 {
-    return (flags & MAP_ANONYMOUS) && protection != PROT_NONE && !self.inside;
+    return (flags & MAP_ANONYMOUS) && protection != PROT_NONE && !self.inside && !is_allocators(caller);
 }
 
 HOOK_SCOPE void *HOOK_NAME(mmap)(void *where, size_t length, int protection, int flags, int fd, off_t offset)
@@ -112,7 +112,7 @@ HOOK_SCOPE void *HOOK_NAME(mmap)(void *where, size_t length, int protection, int
         return start;
     if (flags & MAP_FIXED)
         unmapping(start, length);
-    if (is_counted_mapping(protection, flags))
+    if (is_counted_mapping(protection, flags, CALLER))
         count(start, length, SPPROF_MMAP, CALLER);
     return start;
 }

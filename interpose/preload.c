@@ -87,7 +87,7 @@ HOOK_SCOPE void *hook_mmap64(void *, size_t, int, int, int, off_t) __asm__("mmap
 
 static _Atomic(int) finding;
 
-__attribute__((constructor)) static void find_real(void)
+static void find_real(void)
 {
     atomic_store(&finding, 1);
     void *found;
@@ -98,6 +98,12 @@ __attribute__((constructor)) static void find_real(void)
 #include "hooks.def"
 #undef HOOK
     atomic_store(&finding, 0);
+}
+
+__attribute__((constructor)) static void on_load(void)
+{
+    find_real();
+    note_allocator((void *)real_malloc);
 }
 
 /* The first call of each: finds the real functions and goes on with them. A function that the C library lacks stays here. */

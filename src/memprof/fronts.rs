@@ -22,6 +22,7 @@ pub struct Hook {
 unsafe extern "C" {
     fn spprof_in_process_hooks(hooks: *mut *const Hook) -> usize;
     fn spprof_in_process_control() -> *mut Control;
+    fn spprof_in_process_found();
     fn spprof_set_malloc_thread(thread: unsafe extern "C" fn() -> *mut Thread);
 }
 
@@ -89,6 +90,8 @@ pub fn find_real() {
             hook.cell().store(address as *mut c_void, Ordering::Release);
         }
     }
+    // SAFETY: only looks at the loaded objects.
+    unsafe { spprof_in_process_found() };
 }
 
 /// Where a function is. A program that is not position-independent and takes a function's address gives a stub of its own
