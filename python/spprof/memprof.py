@@ -30,6 +30,11 @@ from ._settings import whole
 if TYPE_CHECKING:
     from types import TracebackType
 
+    # See `_Module`.
+    _running: bool
+    _initialized: bool
+    _shutdown: bool
+
 __all__ = [
     "AllocationSample",
     "FramePointerHealth",

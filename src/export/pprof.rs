@@ -126,6 +126,14 @@ pub(crate) mod proto {
 pub(crate) const NATIVE: &str = "native";
 pub(crate) const SYNTHETIC: &str = "synthetic";
 
+/// The four views of a heap, in the order and with the names of Go's heap profiles, which the tools know.
+pub(crate) const HEAP_TYPES: [(&str, &str, Column); 4] = [
+    ("alloc_objects", "count", Column::AllocCount),
+    ("alloc_space", "bytes", Column::AllocBytes),
+    ("inuse_objects", "count", Column::LiveCount),
+    ("inuse_space", "bytes", Column::LiveBytes),
+];
+
 /// Repeated fields may come in any number of pieces, so each piece is a message with the next few of them, written at once.
 pub(crate) fn write(profile: &Profile, out: &mut dyn Write) -> io::Result<()> {
     let mut out = GzEncoder::new(out, Compression::fast());
@@ -144,13 +152,19 @@ pub(crate) fn write(profile: &Profile, out: &mut dyn Write) -> io::Result<()> {
         unit: strings.number(unit.to_owned()),
     };
     let time = value_type(clock, unit);
+    let sample_type = if profile.is_heap() {
+        HEAP_TYPES.map(|(kind, unit, _)| value_type(kind, unit)).to_vec()
+    } else {
+        vec![value_type(counted, "count"), time.clone()]
+    };
+    let period_type = if profile.is_heap() { value_type("space", "bytes") } else { time.clone() };
     let head = proto::Profile {
-        sample_type: vec![value_type(counted, "count"), time.clone()],
+        sample_type,
         mapping: mappings(profile, &mut strings),
         time_nanos: clamp(meta.start_unix_ns),
         duration_nanos: clamp(meta.duration_ns),
         default_sample_type: time.r#type,
-        period_type: Some(time),
+        period_type: Some(period_type),
         period: clamp(meta.interval_ns),
         comment: comments(profile).into_iter().map(|comment| strings.number(comment)).collect(),
         ..Default::default()
@@ -183,6 +197,22 @@ fn write_columns(profile: &Profile, out: &mut impl Write) -> io::Result<Location
     Ok(locations)
 }
 
+/// One sample for each stack that ever allocated: threads are told of live blocks only, and are left out.
+fn write_heap(profile: &Profile, out: &mut impl Write) -> io::Result<Locations> {
+    let mut locations = Locations::default();
+    for i in 1..profile.nodes().len() {
+        let leaf = NodeId::from_index(i as u32);
+        let value = HEAP_TYPES.map(|(_, _, column)| clamp(profile.value(column, leaf).unwrap_or(0)));
+        if value == [0; 4] {
+            continue;
+        }
+        let location_id = profile.stack(leaf).map(|node| locations.number(profile, node)).collect();
+        let sample = proto::Sample { location_id, value: value.to_vec(), label: Vec::new() };
+        put(out, &proto::Profile { sample: vec![sample], ..Default::default() })?;
+    }
+    Ok(locations)
+}
+
 /// The first is of everything that is not native; the modules follow.
 fn mappings(profile: &Profile, strings: &mut Strings) -> Vec<proto::Mapping> {
     let program = profile.meta.argv.first().cloned().unwrap_or_default();
@@ -210,6 +240,9 @@ fn mappings(profile: &Profile, strings: &mut Strings) -> Vec<proto::Mapping> {
 fn write_samples(profile: &Profile, strings: &mut Strings, out: &mut impl Write) -> io::Result<Locations> {
     if profile.is_trace() || profile.is_without_timeline() {
         return write_columns(profile, out);
+    }
+    if profile.is_heap() {
+        return write_heap(profile, out);
     }
     let mut sums: FxHashMap<(usize, NodeId), (u64, u64)> = FxHashMap::default();
     for sample in profile.samples() {

@@ -1,7 +1,7 @@
 //! pprof read back: stacks, values and thread labels of any exporter. Inlined lines become frames.
 
 use crate::load::{Builder, ReadError};
-use crate::pprof::{NATIVE, SYNTHETIC, proto};
+use crate::pprof::{HEAP_TYPES, NATIVE, SYNTHETIC, proto};
 use flate2::read::MultiGzDecoder;
 use prost::Message;
 use rustc_hash::FxHashMap;
@@ -27,7 +27,8 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Profile, ReadError> {
     let type_index = |wanted: &dyn Fn(&str, &str) -> bool| {
         file.sample_type.iter().position(|value| wanted(string(value.r#type), string(value.unit)))
     };
-    let count_index = type_index(&|_, unit| unit == "count");
+    // Of a heap's four views, those of what is alive are the samples.
+    let count_index = type_index(&|kind, _| kind == "inuse_objects").or_else(|| type_index(&|_, unit| unit == "count"));
     let time_index =
         type_index(&|_, unit| unit == "nanoseconds").or_else(|| type_index(&|kind, _| kind == "inuse_space"));
     let traced = count_index.is_some_and(|i| string(file.sample_type[i].r#type) == "calls");
@@ -91,6 +92,12 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Profile, ReadError> {
             builder.profile.add(Column::Calls, node, value(count_index).unwrap_or(0));
             builder.profile.add(Column::SelfNs, node, value(time_index).unwrap_or(0));
             continue;
+        }
+        for (kind, _, column) in HEAP_TYPES.into_iter().filter(|(_, _, column)| *column != Column::LiveBytes) {
+            let index = type_index(&|name, _| name == kind);
+            if index.is_some() {
+                builder.profile.add(column, node, value(index).unwrap_or(0));
+            }
         }
         let count = value(count_index).unwrap_or(1).min(u64::from(u32::MAX));
         let thread = *threads.entry((name, os_id)).or_insert_with(|| builder.thread(name.as_bytes(), os_id));

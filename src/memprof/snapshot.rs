@@ -11,7 +11,7 @@ use spprof_heap::hooks::now_ns;
 use spprof_heap::live::{RECORDS, Sample};
 use spprof_heap::stacks::{Entry, Table, figure};
 use spprof_heap::weight;
-use spprof_model::{NodeId, Profile, Thread, ThreadId};
+use spprof_model::{Column, NodeId, Profile, Thread, ThreadId};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// A sampled block, with the node of its stack.
@@ -179,6 +179,17 @@ impl State {
         sites.sort_unstable_by_key(|(node, site)| (std::cmp::Reverse(site.live_bytes), *node));
         let mut profile = names.model.clone();
         record(&mut profile, &live, thread_names);
+        for (node, site) in &sites {
+            for (column, value) in [
+                (Column::AllocBytes, site.alloc_bytes),
+                (Column::AllocCount, site.alloc_count),
+                (Column::LiveCount, site.live_count),
+                (Column::PeakBytes, site.peak_bytes),
+                (Column::PeakCount, site.peak_count),
+            ] {
+                profile.add(column, *node, value);
+            }
+        }
         describe(&mut profile, time_ns);
         let figures = self.figures();
         profile.meta.losses = figures.losses.iter().map(|(reason, count)| ((*reason).to_owned(), *count)).collect();

@@ -23,10 +23,14 @@ pub enum Column {
     AllocCount,
     /// Allocated and not freed: estimates of a heap profile.
     LiveBytes,
+    LiveCount,
+    /// Alive when the whole heap was largest.
+    PeakBytes,
+    PeakCount,
 }
 
 impl Column {
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 16] = [
         Self::Samples,
         Self::CpuNs,
         Self::WallNs,
@@ -40,6 +44,9 @@ impl Column {
         Self::AllocBytes,
         Self::AllocCount,
         Self::LiveBytes,
+        Self::LiveCount,
+        Self::PeakBytes,
+        Self::PeakCount,
     ];
 
     /// The name in files.
@@ -59,6 +66,9 @@ impl Column {
             Self::AllocBytes => "alloc_bytes",
             Self::AllocCount => "alloc_count",
             Self::LiveBytes => "live_bytes",
+            Self::LiveCount => "live_count",
+            Self::PeakBytes => "peak_bytes",
+            Self::PeakCount => "peak_count",
         }
     }
 

@@ -1,10 +1,12 @@
 """The heap profiler's interface: what it gives, what it refuses, and in which words."""
 
 import gc
+import gzip
 import json
 import time
 
 import pytest
+import spprof
 import spprof.memprof as memprof
 
 
@@ -208,6 +210,70 @@ def test_files(tmp_path):
         snapshot.save(tmp_path / format, format=format)
         assert (tmp_path / format).stat().st_size > 0
     assert len(kept) == 100
+
+
+def test_the_file_holds_what_the_snapshot_does(tmp_path):
+    """The four views and the peak survive in the lossless file and in pprof."""
+    memprof.start(sampling_rate_bytes=4096)
+    kept = hold_blocks(100, 50_000)
+    hold_blocks(100, 50_000)
+    memprof.stop()
+    snapshot = memprof.get_snapshot()
+    sites = snapshot.sites()
+    for name in ("heap.spprof", "heap.pb.gz"):
+        snapshot.save(tmp_path / name, format=None)
+        profile = spprof.load(tmp_path / name)
+        assert sum(sample.weight_ns for sample in profile.samples) == snapshot.inuse_space.value
+        profile.save(tmp_path / "again.pb.gz")
+        values = pprof_totals(tmp_path / "again.pb.gz")
+        assert values == {
+            "alloc_objects": snapshot.alloc_objects.value,
+            "alloc_space": snapshot.alloc_space.value,
+            "inuse_objects": snapshot.inuse_objects.value,
+            "inuse_space": snapshot.inuse_space.value,
+        }
+    assert sum(site.alloc_count for site in sites) == snapshot.alloc_objects.value
+    assert snapshot.alloc_space.value > snapshot.inuse_space.value + 4_000_000
+    assert len(kept) == 100
+
+
+def pprof_totals(path):
+    """Sums of a pprof file's values by the name of their type, read from its protocol buffer by hand."""
+
+    def fields(data):
+        at = 0
+        while at < len(data):
+            key, at = varint(data, at)
+            if key & 7 == 0:
+                value, at = varint(data, at)
+            else:
+                assert key & 7 == 2
+                length, at = varint(data, at)
+                value = data[at : at + length]
+                at += length
+            yield key >> 3, value
+
+    def varint(data, at):
+        value = shift = 0
+        while True:
+            byte = data[at]
+            value |= (byte & 127) << shift
+            at, shift = at + 1, shift + 7
+            if byte < 128:
+                return value, at
+
+    file = list(fields(gzip.decompress(path.read_bytes())))
+    strings = [value.decode() for number, value in file if number == 6]
+    types = [strings[dict(fields(value))[1]] for number, value in file if number == 1]
+    totals = dict.fromkeys(types, 0)
+    for number, value in file:
+        if number == 2:
+            packed = dict(fields(value))[2]
+            at = 0
+            for kind in types:
+                amount, at = varint(packed, at)
+                totals[kind] += amount
+    return totals
 
 
 def test_stack_of_a_sample_is_the_programs():

@@ -128,8 +128,8 @@ gc.collect()
 profile = spprof.stop()
 memprof.stop()
 snapshot = memprof.get_snapshot()
-# Names that were compiled stay: they are interned.
-here = [s for s in snapshot.samples if s.size > 100 and s.stack and s.stack[0].function == "churn"]
+# In Python's own allocator some of it stays: interned names, and on 3.9 and 3.10 a frame for each code object.
+here = [s for s in snapshot.samples if s.domain == "malloc" and s.stack and s.stack[0].function == "churn"]
 assert here == [], here[:3]
 losses = snapshot.metadata["losses"]
 assert losses["table_full"] == losses["not_put_back"] == losses["broken_stack"] == 0, losses

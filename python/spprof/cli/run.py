@@ -8,6 +8,7 @@ is in any stack.
 from __future__ import annotations
 
 import os
+import re
 import site
 import subprocess
 import sys
@@ -15,10 +16,30 @@ from typing import Optional
 
 import click
 
-from .. import _env
+from .. import _env, _heap_env, memprof
 from .._settings import CLOCKS, ENGINES, checked
 
 START_FILE = "spprof-start.pth"
+# Settings of an outer run are not this run's.
+OURS = (*_env.VARIABLES, _env.OWNER, *_heap_env.VARIABLES, _heap_env.PRELOAD_BEFORE)
+
+
+SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+class Duration(click.ParamType):  # type: ignore[type-arg,unused-ignore]
+    """Seconds, from 10, 10s, 500ms, 2m or 1h."""
+
+    name = "time"
+
+    def convert(self, value: object, param: Optional[click.Parameter], context: Optional[click.Context]) -> float:
+        found = re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s|m|h)?", str(value).strip())
+        if found is None:
+            self.fail(f"{value!r} is no time such as 10s, 500ms or 2m", param, context)
+        return float(found[1]) * SECONDS[found[2] or "s"]
+
+
+DURATION = Duration()
 
 
 EXAMPLES = """\b
@@ -26,6 +47,7 @@ Examples:
   spprof run script.py --its-own-option
   spprof run -i 1 -o profile.svg -m package.module
   spprof run --clock wall -o profile.spprof script.py
+  spprof run --memory --every 10s -o heap.spprof script.py
 """
 
 
@@ -66,6 +88,23 @@ Examples:
     metavar="MB",
     help="Most memory for the profile.",
 )
+@click.option("--memory", is_flag=True, help="Profile the memory, not the time: who holds it, who churns it.")
+@click.option(
+    "--rate",
+    "rate_kb",
+    type=click.IntRange(1, 1 << 20),
+    default=512,
+    show_default=True,
+    metavar="KB",
+    help="With --memory: mean distance of two samples in KiB of allocated memory.",
+)
+@click.option(
+    "--every",
+    type=DURATION,
+    default="0",
+    metavar="TIME",
+    help="With --memory: a snapshot every 10s, 2m ...; each replaces the file, or has its own where the name holds {n}.",
+)
 @click.option("--children", is_flag=True, help="Profile the Python programs it starts too, each into a file of its own.")
 @click.option("-m", "module", is_flag=True, help="The program is a module, as in python -m.")
 @click.option("-c", "code", is_flag=True, help="The program is given as text, as in python -c.")
@@ -80,6 +119,9 @@ def run(
     output_format: Optional[str],
     output: Optional[str],
     memory_limit_mb: int,
+    memory: bool,
+    rate_kb: int,
+    every: float,
     children: bool,
     module: bool,
     code: bool,
@@ -105,21 +147,26 @@ def run(
     if not (module or code) and not os.path.exists(program):
         # As python says it, but before a profile of nothing takes the place of an older one.
         raise click.ClickException(f"can't open file {program!r}: no such file or directory")
-    environment = {
-        **{key: value for key, value in os.environ.items() if key not in (*_env.VARIABLES, _env.OWNER)},
-        "SPPROF": "1" if children else _env.RUN,
-        "SPPROF_OUTPUT": output or f"profile{_env.SUFFIXES[output_format or 'speedscope']}",
-        "SPPROF_INTERVAL_MS": str(interval_ms),
-        "SPPROF_MEMORY_LIMIT_MB": str(memory_limit_mb),
-        "SPPROF_CLOCK": clock,
-        "SPPROF_ENGINE": engine,
-    }
-    if output_format is not None:
-        environment["SPPROF_FORMAT"] = output_format
-    if interval_us is not None:
-        environment["SPPROF_INTERVAL_US"] = str(interval_us)
-    if native is not None:
-        environment["SPPROF_NATIVE"] = native
+    environment = {key: value for key, value in os.environ.items() if key not in OURS}
+    if memory:
+        environment.update(_heap_environment(children, output, output_format, rate_kb, every))
+    else:
+        environment.update(
+            {
+                "SPPROF": "1" if children else _env.RUN,
+                "SPPROF_OUTPUT": output or f"profile{_env.SUFFIXES[output_format or 'speedscope']}",
+                "SPPROF_INTERVAL_MS": str(interval_ms),
+                "SPPROF_MEMORY_LIMIT_MB": str(memory_limit_mb),
+                "SPPROF_CLOCK": clock,
+                "SPPROF_ENGINE": engine,
+            }
+        )
+        if output_format is not None:
+            environment["SPPROF_FORMAT"] = output_format
+        if interval_us is not None:
+            environment["SPPROF_INTERVAL_US"] = str(interval_us)
+        if native is not None:
+            environment["SPPROF_NATIVE"] = native
     kind = ["-m"] if module else ["-c"] if code else []
     # The interpreter's own options (-O, -X, -W, ...) stay as they were given to us.
     flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
@@ -127,6 +174,26 @@ def run(
     sys.stdout.flush()
     sys.stderr.flush()
     os.execve(sys.executable, command, environment)
+
+
+def _heap_environment(
+    children: bool, output: Optional[str], output_format: Optional[str], rate_kb: int, every: float
+) -> dict[str, str]:
+    """What starts a heap run in the program: the hooks of malloc, and the settings."""
+    try:
+        library = str(memprof.preload_path())
+    except FileNotFoundError as error:
+        raise click.ClickException(str(error)) from None
+    before = os.environ.get("LD_PRELOAD", "")
+    return {
+        "SPPROF_MEMPROF": "1" if children else _heap_env.RUN,
+        "SPPROF_MEMPROF_OUTPUT": output or f"heap{_env.SUFFIXES[output_format or 'spprof']}",
+        "SPPROF_MEMPROF_RATE_KB": str(rate_kb),
+        "SPPROF_MEMPROF_EVERY": str(every),
+        **({"SPPROF_MEMPROF_FORMAT": output_format} if output_format is not None else {}),
+        "LD_PRELOAD": f"{library}:{before}" if before else library,
+        _heap_env.PRELOAD_BEFORE: before,
+    }
 
 
 def _starts_by_environment() -> bool:
