@@ -221,9 +221,10 @@ def test_full_tables_are_told(hazard):
         import os, spprof.memprof as memprof
         os.environ["SPPROF_STACK_TABLE_MAX"] = "50"
         memprof.start(sampling_rate_bytes=1)
-        kept = [bytearray(40) for _ in range(700_000)]
+        kept = []
         for i in range(100):
             exec(compile("\\n" * i + "kept.append(bytearray(5000))", "x", "exec"))
+        kept += [bytearray(40) for _ in range(700_000)]
         snapshot = memprof.get_snapshot()
         losses = snapshot.metadata["losses"]
         assert losses["table_full"] > 100_000 and losses["stack_table_full"] > 0, losses
