@@ -184,3 +184,176 @@ fn function(to: &mut Profile, module: &[u8], place: &Place) -> FunctionId {
     };
     to.function(function)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use spprof_model::Thread;
+
+    const LIBC: &[u8] = b"/lib/libc.so.6";
+    const PYTHON: &[u8] = b"/lib/libpython3.so";
+    const OTHER: &[u8] = b"/lib/other.so";
+
+    /// What is where: names innermost first; `?` for what has none.
+    fn fake(file: File<'_>, addresses: &[u64], _: &[&Path]) -> Resolved {
+        let names = |address| -> &[&str] {
+            match (file.path, address) {
+                (LIBC, 1) => &["_start"],
+                (LIBC, 2) => &["?"],
+                (LIBC, 3) => &["qsort"],
+                (PYTHON, 1) => &["main"],
+                (PYTHON, 2) => &["run_mod"],
+                (PYTHON, 3) => &["_PyEval_EvalFrameDefault"],
+                (PYTHON, 4) => &["Py_DECREF", "_PyEval_EvalFrameDefault"],
+                (PYTHON, 5) => &["_PyObject_VectorcallTstate", "list_sort_impl"],
+                (PYTHON, 6) => &["hash", "find", "dict_get"],
+                (PYTHON, 7) => &["pythread_wrapper"],
+                (OTHER, 1) => &["main"],
+                (OTHER, 2) => &["run_mod"],
+                _ => &["?"],
+            }
+        };
+        let place = |name: &&str, address: u64, line| Place {
+            name: if *name == "?" { format!("{}+{address:#x}", file.path.len()) } else { (*name).to_owned() },
+            file: String::new(),
+            line,
+            start: address,
+            known: *name != "?",
+        };
+        let places = addresses
+            .iter()
+            .map(|&address| names(address).iter().zip(10..).map(|(name, line)| place(name, address, line)).collect());
+        Resolved { places: places.collect(), is_interpreter: file.path == PYTHON, found: file.path != b"/gone.so" }
+    }
+
+    /// The stacks, root first, of a profile with one sample of each of these: (module, address), or a Python function's name.
+    fn shown(native: &str, stacks: &[&[(&[u8], u64)]]) -> (Profile, Vec<Vec<String>>) {
+        let mut profile = Profile::unlimited();
+        profile.meta.native = native.to_owned();
+        let thread = profile.thread(Thread::default());
+        for (i, stack) in stacks.iter().enumerate() {
+            let mut node = NodeId::ROOT;
+            for &(path, address) in *stack {
+                let function = if path.starts_with(b"/") {
+                    let row = profile.module(&Module { path: path.to_vec(), inode: 1, ..Module::default() });
+                    Function::of_address(row, address)
+                } else if path == b"?" {
+                    Function::of_address(0, 0)
+                } else {
+                    let name = profile.intern(path);
+                    Function { name, kind: FunctionKind::Python, ..Function::of_address(0, 0) }
+                };
+                let function = profile.function(function);
+                node = profile.child(node, function, 0);
+            }
+            profile.record(i as u64, thread, node, 1 << i);
+        }
+        let named = named(&profile, fake);
+        let sum = |profile: &Profile| profile.samples().map(|sample| sample.weight_ns).sum::<u64>();
+        assert_eq!(sum(&named), sum(&profile));
+        assert!(!has_addresses(&named));
+        let names = |leaf| {
+            let mut names: Vec<String> = named
+                .stack(leaf)
+                .map(|node| named.function_info(named.node(node).function).name)
+                .map(|name| String::from_utf8_lossy(named.bytes(name)).into_owned())
+                .collect();
+            names.reverse();
+            names
+        };
+        let stacks = named.samples().map(|sample| names(sample.node)).collect();
+        (named, stacks)
+    }
+
+    const PROGRAM: &[(&[u8], u64)] = &[
+        (LIBC, 1),
+        (LIBC, 2),
+        (PYTHON, 1),
+        (PYTHON, 2),
+        (PYTHON, 3),
+        (b"f", 0),
+        (PYTHON, 5),
+        (PYTHON, 3),
+        (b"key", 0),
+        (PYTHON, 6),
+    ];
+
+    /// Folded: what starts Python and what carries its calls is gone, inlined or not; what works is there, with its parts.
+    #[test]
+    fn folded() {
+        let (named, stacks) = shown("folded", &[PROGRAM]);
+        assert_eq!(stacks, [["f", "list_sort_impl", "key", "dict_get", "find", "hash"]]);
+        let leaf = named.node(named.sample(0).unwrap().node);
+        assert_eq!((leaf.line, named.bytes(named.function_info(leaf.function).module)), (10, PYTHON));
+    }
+
+    /// Full: everything, as it was called.
+    #[test]
+    fn full() {
+        let (_, stacks) = shown("full", &[PROGRAM]);
+        assert_eq!(stacks[0].len(), 13, "{stacks:?}");
+        assert_eq!(stacks[0][..4], ["_start", "14+0x2", "main", "run_mod"]);
+        assert_eq!(stacks[0][6..9], ["list_sort_impl", "_PyObject_VectorcallTstate", "_PyEval_EvalFrameDefault"]);
+    }
+
+    /// The interpreter's loop goes with what was put into it.
+    #[test]
+    fn inlined_in_plumbing() {
+        assert_eq!(shown("folded", &[&[(b"f", 0), (PYTHON, 4)]]).1, [["f"]]);
+    }
+
+    /// Only the interpreter's functions are plumbing, not those of the same names elsewhere.
+    #[test]
+    fn same_names_elsewhere() {
+        let (_, stacks) = shown("folded", &[&[(LIBC, 1), (OTHER, 1), (OTHER, 2), (LIBC, 3)]]);
+        assert_eq!(stacks, [["_start", "main", "run_mod", "qsort"]]);
+    }
+
+    /// Threads: of Python they begin with Python; of native code alone they keep their start, though both begin alike. Stacks
+    /// in which nothing is left stay as one frame.
+    #[test]
+    fn starts_of_threads() {
+        let python: &[(&[u8], u64)] = &[(LIBC, 1), (PYTHON, 7), (b"run", 0)];
+        let native: &[(&[u8], u64)] = &[(LIBC, 1), (OTHER, 9)];
+        let starting: &[(&[u8], u64)] = &[(LIBC, 1), (PYTHON, 7)];
+        let (_, stacks) = shown("folded", &[python, native, starting]);
+        let expected: [&[&str]; 3] = [&["run"], &["_start", "13+0x9"], &["<native>"]];
+        assert_eq!(stacks, expected);
+    }
+
+    /// A program that embeds Python is a caller that one asks for.
+    #[test]
+    fn embedded() {
+        let (_, stacks) = shown("folded", &[&[(LIBC, 1), (OTHER, 1), (PYTHON, 2), (b"f", 0)]]);
+        assert_eq!(stacks, [["_start", "main", "f"]]);
+    }
+
+    /// What has no name is counted, what has no file is noted, code of no file is one function.
+    #[test]
+    fn losses() {
+        let (named, stacks) = shown("folded", &[&[(OTHER, 9)], &[(b"/gone.so", 4)], &[(b"?", 0)]]);
+        assert_eq!(stacks, [["13+0x9"], ["8+0x4"], ["[anon]"]]);
+        assert_eq!(named.losses(), [(UNNAMED.to_owned(), 2)]);
+        assert!(named.meta.notes.iter().any(|note| note.contains("/gone.so")), "{:?}", named.meta.notes);
+        let modules: Vec<&[u8]> = named.modules().iter().map(|module| &module.path[..]).collect();
+        assert!(modules.contains(&OTHER) && modules.contains(&&b"[anon]"[..]));
+    }
+
+    /// Two files that were at one path are two modules; one file loaded twice is one.
+    #[test]
+    fn modules_of_one_path() {
+        let mut profile = Profile::unlimited();
+        let thread = profile.thread(Thread::default());
+        for (id, build_id) in [(1, [7]), (2, [8]), (3, [7])] {
+            let module = Module { id, path: OTHER.to_vec(), build_id: build_id.to_vec(), ..Module::default() };
+            let row = profile.module(&module);
+            let function = profile.function(Function::of_address(row, 1));
+            let node = profile.child(NodeId::ROOT, function, 0);
+            profile.record(0, thread, node, 1);
+        }
+        let named = named(&profile, fake);
+        let paths: Vec<&[u8]> = named.modules().iter().map(|module| &module.path[..]).collect();
+        assert_eq!(paths, [OTHER, b"/lib/other.so (build id 08)"]);
+        assert_eq!(named.functions().len(), 2);
+    }
+}
