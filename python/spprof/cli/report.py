@@ -36,6 +36,14 @@ LOSSES = {
     "unresolved_unreadable": "frames whose code object could not be read",
     "unresolved_name": "frames whose name could not be read",
     "unresolved_line_table": "frames whose line could not be told",
+    "native_ends_in_unknown_code": "native stacks that end at code without unwind information (<native callers unknown>)",
+    "native_ends_in_bad_stack": "native stacks that end at memory which is no stack (<native callers unknown>)",
+    "native_ends_too_deep": "native stacks that end where they got too deep (<native callers unknown>)",
+    "native_frames_omitted": "native frames left out of the middle of deep stacks",
+    "native_not_tried": "samples without native frames",
+    "native_addresses_without_symbol": "native addresses without a symbol (module+0xoffset)",
+    "filtered_samples": "samples left out by a filter",
+    "filtered_ns": "ns of samples left out by a filter",
 }
 
 
@@ -55,20 +63,36 @@ class Row(NamedTuple):
     "-n", "--limit", type=click.IntRange(min=1), metavar="ROWS", default=20, show_default=True, help="Most rows of a table."
 )
 @click.option("--lines", is_flag=True, help="Also the hot lines.")
+@click.option("--no-native", is_flag=True, help="Time of native frames at the Python code that called them.")
+@click.option("--native-only", is_flag=True, help="Only native frames, of the samples that have any.")
 @click.option("--tree", is_flag=True, help="The calls as a tree, instead.")
 @click.option("--markdown", is_flag=True, help="The functions as a Markdown table, instead.")
 @click.option("--json", "as_json", is_flag=True, help="As one JSON document, times in nanoseconds, paths in full.")
-def report(file: str, threads: tuple[str, ...], limit: int, lines: bool, tree: bool, markdown: bool, as_json: bool) -> None:
+def report(
+    file: str,
+    threads: tuple[str, ...],
+    limit: int,
+    lines: bool,
+    no_native: bool,
+    native_only: bool,
+    tree: bool,
+    markdown: bool,
+    as_json: bool,
+) -> None:
     """Show where the time of a profile went: threads, functions, lines.
 
     FILE is a profile in spprof's own format, or speedscope, pprof or collapsed stacks, or a trace. `self` is time in the
-    function itself (and in C code it called), `total` also in the Python functions it called; a function that calls itself
-    counts once.
+    function itself (and in C code it called, unless the profile has native frames: those are marked `[native]`), `total`
+    also in the functions it called; a function that calls itself counts once.
     """
+    if no_native and native_only:
+        raise click.UsageError("--no-native and --native-only exclude each other")
     try:
         profile = _native._load(file)
     except (OSError, ValueError) as error:
         raise click.ClickException(str(error)) from None
+    if no_native or native_only:
+        profile = profile.by_native(native_only)
     columns = CallGraph(profile).columns
     # A call graph from a file has no samples in time: only functions can be told.
     traced = "calls" in columns or ("samples" in columns and not len(profile))
@@ -79,11 +103,13 @@ def report(file: str, threads: tuple[str, ...], limit: int, lines: bool, tree: b
         click.echo(json.dumps(CallGraph(profile).to_dict(), indent=2))
         return
     chosen = _chosen_threads(profile, threads)
+    functions = profile.functions(chosen)
     content: dict[str, Any] = {
         "file": file,
+        # After the functions: native ones may have got their names only now, and what has none is among the losses.
         "metadata": profile.metadata(),
         "threads": [thread for thread in profile.threads() if chosen is None or thread["row"] in chosen],
-        "functions": profile.functions(chosen),
+        "functions": functions,
     }
     if lines:
         content["lines"] = profile.lines(chosen)
@@ -164,10 +190,13 @@ def _unattributed(meta: dict[str, Any]) -> str:
 def _row(row: dict[str, Any], line: str, timed: bool, shorten: bool) -> Row:
     file = _short(row["file"]) if shorten else row["file"]
     place = f"{file}:{row[line]}" if file and row[line] else file
-    if not place and row["kind"] == "native":
+    native = row["kind"] == "native"
+    if not place and native:
         place = "(outside Python code)"
+    # (`<native>` and the like say it themselves.)
+    mark = "[native] " if native and not row["name"].startswith("<") else ""
     unit = "ns" if timed else "samples"
-    return Row(row[f"self_{unit}"], row[f"total_{unit}"], _printable(row["name"]), _printable(place))
+    return Row(row[f"self_{unit}"], row[f"total_{unit}"], _printable(mark + row["name"]), _printable(place))
 
 
 def _short(file: str) -> str:
