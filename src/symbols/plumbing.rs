@@ -107,9 +107,9 @@ pub fn is_start(name: &str) -> bool {
     name == "main" || LIBC_STARTS.contains(&name)
 }
 
-/// Compilers make copies of functions and say so behind a dot: `name.constprop.0`.
+/// Compilers make copies of functions and say so behind a dot: `name.constprop.0`. A stub does no more than what it leads to.
 fn matches(pattern: &str, name: &str) -> bool {
-    let name = name.split('.').next().unwrap_or(name);
+    let name = name.split(['.', '@']).next().unwrap_or(name);
     match pattern.strip_suffix('*') {
         Some(prefix) => name.starts_with(prefix),
         None => name == pattern,
@@ -123,8 +123,13 @@ mod tests {
     /// What carries calls is told from what works, by whole names.
     #[test]
     fn calls_and_work() {
-        for name in ["_PyEval_EvalFrameDefault", "PyObject_Vectorcall", "_PyEval_Vector.constprop.0", "pymain_run_file"]
-        {
+        for name in [
+            "_PyEval_EvalFrameDefault",
+            "PyObject_Vectorcall",
+            "_PyEval_Vector.constprop.0",
+            "pymain_run_file",
+            "PyObject_Call@plt",
+        ] {
             assert!(is_plumbing(name), "{name}");
         }
         for name in ["list_sort_impl", "PyObject_GetAttr", "PyObject_CallFinalizer", "type_call", "mainloop", "PyEval"]
