@@ -29,23 +29,28 @@ ALLOWED = {
     "__stop_spprof_ex": "its end",
 }
 ROOTS = re.compile(r"^_ZN14spprof_sigsafe")
+# What runs inside malloc keeps the same rules, and stands on the zone and on mathematics without libc.
+HEAP_ROOTS = re.compile(r"^_ZN11spprof_heap")
+HEAP_ALLOWED = re.compile(r"^_ZN(14spprof_sigsafe|4libm)")
+# The number of the calling thread: a system call that never fails.
+HEAP_SYSTEM = {"syscall"}
 
 pytestmark = pytest.mark.skipif(
     shutil.which("objdump") is None or shutil.which("cargo") is None, reason="needs objdump (binutils) and cargo"
 )
 
 
-def culprits_of(flags, environment):
+def culprits_of(flags, environment, crate="sigsafe", is_root=ROOTS):
     """Undefined symbols that the zone reaches and that are not allowed, each with the function that names it."""
     target = architecture.ROOT / "build/gates"
     shutil.rmtree(target / "release/deps", ignore_errors=True)
-    command = ["cargo", "rustc", "-p", "spprof-sigsafe", "--lib", "--release", "--locked", "--quiet"]
+    command = ["cargo", "rustc", "-p", f"spprof-{crate}", "--lib", "--release", "--locked", "--quiet"]
     # link-dead-code compiles inline functions, too, as functions of their own; LTO would leave bitcode.
     command += ["--target-dir", str(target), "--", "--emit=obj", "-Clink-dead-code", "-Cpanic=abort", *flags]
     environment = {**os.environ, "CARGO_PROFILE_RELEASE_LTO": "off", **environment}
     subprocess.run(command, cwd=architecture.ROOT, env=environment, check=True)
-    objects = list((target / "release/deps").glob("spprof_sigsafe-*.o"))
-    roots, names = object_file.reached_from(objects, ROOTS)
+    objects = list((target / "release/deps").glob(f"spprof_{crate}-*.o"))
+    roots, names = object_file.reached_from(objects, is_root)
     assert roots > 30, "the zone's functions are not seen"
     assert "clock_gettime" in names, "calls are not followed"
     return {name: by for name, by in names.items() if name not in ALLOWED}
@@ -54,6 +59,12 @@ def culprits_of(flags, environment):
 def test_the_zone_reaches_allowed_symbols_only():
     """The optimised object of sigsafe names no symbol outside the list."""
     assert culprits_of([], {}) == {}
+
+
+def test_what_runs_inside_malloc_reaches_allowed_symbols_only():
+    """The same of the crate that runs inside malloc: above all, it names no allocator and no lock."""
+    found = culprits_of([], {}, "heap", HEAP_ROOTS)
+    assert {name: by for name, by in found.items() if not HEAP_ALLOWED.match(name) and name not in HEAP_SYSTEM} == {}
 
 
 def test_the_gate_sees_panic_paths():
