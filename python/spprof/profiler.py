@@ -291,6 +291,11 @@ def _load_threads() -> Optional[ModuleType]:
     return _threads
 
 
+# With threads about, now rather than in start(): a child forked in the middle of an import could never import it again.
+if "threading" in sys.modules:
+    _load_threads()
+
+
 def _touch(path: str) -> bool:
     """Make sure `path` can be written, leaving what it holds as it is; whether the file is new."""
     try:

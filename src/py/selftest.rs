@@ -15,7 +15,14 @@ static VERDICT: PyOnceLock<SpprofResult<()>> = PyOnceLock::new();
 
 /// The verdict, found once per process. Must be called from Python code, whose frame is the first one compared.
 pub fn verdict(py: Python<'_>) -> SpprofResult<()> {
-    VERDICT.get_or_init(py, || check(py)).clone()
+    if let Some(verdict) = VERDICT.get(py) {
+        return verdict.clone();
+    }
+    // Not within an initialiser: the test runs Python code, another thread may fork meanwhile, and its child would wait for
+    // an end that never comes. Done twice, it does no harm.
+    let verdict = check(py);
+    let _ = VERDICT.set(py, verdict.clone());
+    verdict
 }
 
 fn refuse(what: &str, ours: &str, theirs: &str) -> Error {

@@ -153,6 +153,49 @@ def test_forks_while_a_run_is_started_and_stopped(hazard: Any) -> None:
     )
 
 
+FIRST_START = """
+    import os, sys, threading, spprof
+    STEP = int(sys.argv[1])
+    go, forked, steps, statuses = threading.Event(), threading.Event(), 0, []
+
+    def fork():
+        go.wait()
+        pid = os.fork()
+        if pid == 0:
+            spprof.start(interval_ms=1)
+            spprof.stop()
+            os._exit(7)
+        forked.set()
+        statuses.append(os.waitpid(pid, 0)[1])
+
+    def step(frame, event, argument):
+        global steps
+        steps += 1
+        if steps == STEP:
+            go.set()
+            forked.wait()
+
+    thread = threading.Thread(target=fork)
+    thread.start()
+    sys.setprofile(step)
+    spprof.start(interval_ms=1)
+    sys.setprofile(None)
+    go.set()
+    thread.join()
+    spprof.stop()
+    assert statuses == [7 << 8], statuses
+    print(steps)
+"""
+
+
+def test_forks_in_the_first_start(hazard: Any) -> None:
+    """Another thread forks in the middle of the very first start(), at one step of it or another: the child may start, too."""
+    steps = hazard(FIRST_START, 0, env={"PYTHONWARNINGS": "ignore"}).json
+    assert steps > 5
+    for step in range(1, steps, max(1, steps // 8)):
+        hazard(FIRST_START, step, env={"PYTHONWARNINGS": "ignore"})
+
+
 def test_children_of_children(hazard: Any) -> None:
     """A profiled child forks in turn."""
     hazard(
