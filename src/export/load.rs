@@ -65,6 +65,10 @@ pub fn read(bytes: &[u8], path: &Path) -> Result<Profile, LoadError> {
             Ok(text) if callgraph_read::is_meant(text) => callgraph_read::read(text),
             _ => speedscope_read::read(bytes),
         },
+        (bytes, Some(b'<')) if looks_like_svg(bytes) => Err(ReadError::new(
+            0,
+            "this is a picture (SVG), which does not hold the profile; save the run as .spprof to report or convert it",
+        )),
         _ => read_text(bytes),
     };
     profile.map_err(|error| LoadError {
@@ -73,6 +77,11 @@ pub fn read(bytes: &[u8], path: &Path) -> Result<Profile, LoadError> {
         message: error.message,
         source: None,
     })
+}
+
+/// Whether a text that begins with `<` is an SVG, after whatever declarations and comments.
+fn looks_like_svg(bytes: &[u8]) -> bool {
+    bytes.windows(5).take(1024).any(|window| window == b"<svg ")
 }
 
 /// Foreign files end here, so a first line that is no stack is told as what it is.

@@ -64,8 +64,8 @@ pub(crate) fn write(profile: &Profile, out: &mut dyn Write, options: &WriteOptio
     writeln!(out, "<text x=\"{MARGIN}\" y=\"40\">{}</text>", xml(&summary(profile, &amount(total), unit)))?;
     if layout.left_out > 0 {
         let what = format!(
-            "{} stacks too narrow or too deep to draw are left out: {} ({})",
-            layout.left_out,
+            "{} too narrow or too deep to draw left out: {} ({})",
+            if layout.left_out == 1 { "1 stack".to_owned() } else { format!("{} stacks", layout.left_out) },
             amount(layout.left_out_value),
             percent(layout.left_out_value, total)
         );

@@ -48,9 +48,10 @@ const MAIN_INTERPRETER: i64 = 0;
 const DESTROY: c_int = 1;
 /// Chunks freed by one pending call.
 const NUDGE_CHUNKS: usize = 16;
-/// What a code object keeps alive, roughly: its instructions, tables, names and constants (standard library: median 0.8,
-/// mean 1.4 KiB).
-const BYTES_PER_CODE: u64 = 1400;
+/// What a code object keeps alive, roughly: its instructions, tables, names and constants. The mean of 17,000 code objects of the
+/// standard library, loaded by `marshal` under `tracemalloc`: 0.99 kB on 3.9, 1.24 on 3.11, 1.07 on 3.12, 1.20 on 3.13, 1.14 on
+/// 3.14, 0.89 on 3.13t.
+const BYTES_PER_CODE: u64 = 1200;
 
 /// A run that names code objects after they were captured.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -18,9 +18,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Objects freed in one go, to bound how long one deallocation may take.
 pub const CHUNK: usize = 64;
-/// Objects kept at most, some 200 MB. When a resolver is starved for that long, code dies at once and samples that name
-/// it may be lost; [`Batch::incomplete`] and the `overflowed` count say so.
-const MAX_OBJECTS: usize = 1 << 17;
+/// Objects kept at most, some 600 MB: the collector of a program that makes much code frees 10^5 objects in one go, within
+/// milliseconds, whose memory was in use until then anyway. Beyond, code dies at once and samples that name it may be lost;
+/// [`Batch::incomplete`] and the `overflowed` count say so.
+const MAX_OBJECTS: usize = 1 << 19;
 
 /// Dead code objects whose samples are to be drained before they are released.
 #[derive(Debug, Default)]

@@ -105,6 +105,12 @@ impl Ring {
     pub fn tail(&self) -> u64 {
         self.tail.load(Ordering::Acquire)
     }
+
+    /// Words that wait for the consumer, who alone may ask.
+    #[must_use]
+    pub fn used(&self) -> u64 {
+        self.head().wrapping_sub(self.tail.load(Ordering::Relaxed))
+    }
 }
 
 /// Writes one record; nothing is visible to the consumer before `commit`.

@@ -231,6 +231,14 @@ def test_unattributed_time_says_what_to_do(run_program: Any, tmp_path: Path) -> 
     assert not losses, "time that no sample claimed is no loss of samples"
 
 
+def test_report_of_a_picture(run_program: Any, tmp_path: Path, by_hand: spprof.Profile) -> None:
+    """A flame graph is not a profile, and the message says what is."""
+    pytest.importorskip("rich")
+    by_hand.save(tmp_path / "p.svg")
+    result = run_program(tmp_path / "p.svg", python=[*SPPROF, "report"], expect_rc=1)
+    assert "this is a picture (SVG)" in result.stderr and ".spprof" in result.stderr
+
+
 def test_names_beyond_the_terminal_s_encoding(run_program: Any, tmp_path: Path, by_hand: spprof.Profile) -> None:
     """What cannot be shown is escaped; the report does not break off."""
     pytest.importorskip("rich")

@@ -61,12 +61,16 @@ def test_versions_in_the_profile() -> None:
 
 def test_the_wall_clock(tmp_path: Path) -> None:
     """A thread that sleeps is seen where it sleeps, and its elapsed time is in every view of the profile."""
+    before = time.monotonic_ns()
     spprof.start(interval_ms=1, clock="wall")
+    began = time.monotonic_ns()
     time.sleep(0.3)
+    slept = time.monotonic_ns() - began
     profile = spprof.stop()
+    whole = time.monotonic_ns() - before
     assert profile.metadata["clock"] == "wall"
     mine = [s for s in profile.samples if s.thread_id == threading.get_native_id()]
-    assert sum(s.weight_ns or 0 for s in mine) == pytest.approx(0.3e9, rel=0.2)
+    assert 0.8 * slept < sum(s.weight_ns or 0 for s in mine) <= whole
     assert any(f.function_name == "test_the_wall_clock" for s in mine for f in s.frames)
     profile.save(tmp_path / "p.spprof")
     native = spprof._native._load(tmp_path / "p.spprof")
@@ -348,7 +352,7 @@ def test_fork_while_another_thread_starts(run_program: Any) -> None:
         thread.join()
         spprof.stop()
     """
-    run_program(program, timeout=20)
+    run_program(program)
 
 
 def test_green_threads_do_not_rename_the_main_one(run_program: Any) -> None:

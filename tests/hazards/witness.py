@@ -48,15 +48,29 @@ def seen_ns(profile: spprof.Profile, function: str) -> int:
     )
 
 
-def assert_true(profile: spprof.Profile, tolerance: float = 0.1, **spent_ns: int) -> None:
-    """The profile accounts for the process' CPU time, and for what each function is known to have spent."""
+# A sample that stands for more than this is no excuse for anything.
+COARSEST_NS = 20e6
+
+
+def grain_ns(profile: spprof.Profile) -> float:
+    """How much time one sample stands for: the interval, or more where the kernel's tick or a busy machine made it more."""
+    weights = [sample.weight_ns or 0 for sample in profile.samples]
+    mean = sum(weight * weight for weight in weights) / max(sum(weights), 1)
+    return min(max(profile.interval_ms * 1e6, mean), COARSEST_NS)
+
+
+def assert_true(profile: spprof.Profile, tolerance: float = 0.1, pieces: int = 1, **spent_ns: int) -> None:
+    """The profile accounts for the process' CPU time, and for what each function is known to have spent.
+
+    `pieces`: how many stretches a function's time came in. At both ends of each, a sample may stand for what was next to it.
+    """
     meta = profile.metadata
     weight, unattributed, process = meta["weight_ns"], meta["unattributed_ns"], meta["process_cpu_ns"]
     figures = f"{weight=} {unattributed=} {process=} {meta['losses']} {meta['notes']}"
     assert abs(sum(sample.weight_ns or 0 for sample in profile.samples) - weight) <= weight // 1000 + 1, figures
     assert weight <= process * 1.01, figures
     assert abs(weight + unattributed - process) <= process * 0.01, figures
-    slack = 3 * profile.interval_ms * 1e6 + 4e6
+    slack = 3 * grain_ns(profile) * pieces**0.5 + 4e6
     for function, spent in spent_ns.items():
         seen = seen_ns(profile, function)
         assert abs(seen - spent) <= spent * tolerance + slack, f"{function}: {seen=} {spent=}; {figures}"

@@ -18,15 +18,15 @@ def test_no_impossible_stack(report_of: Callable[..., Any], exact_engine: str, i
         pytest.skip("the ticks' own thread would take most of a processor")
     cpu_s = SAMPLES * interval_us // 500_000 or 3
     report = report_of("churn.py", exact_engine, interval_us, SAMPLES or 50_000, cpu_s, timeout=60 + 20 * cpu_s)
-    assert report["illegal"] == []
+    losses = report["metadata"]["losses"]
+    assert losses["code_objects_not_kept"] == 0
+    assert report["illegal"] == [], losses
     kinds, samples = report["kinds"], report["samples"]
-    assert samples > 0.25 * cpu_s * 1e6 / interval_us, "too few to say anything"
+    assert samples > 1000, "too few to say anything"
     # Without a GIL compiling takes most of the time: one sample in a hundred.
-    assert kinds["fresh"] > 0.004 * samples, "not much of what dies was seen"
+    assert kinds["fresh"] > 0.003 * samples, "not much of what dies was seen"
     for kind in ("generator", "recursion", "sort_key", "inner_coroutine"):
         assert kinds[kind] > 0
     # What could not be followed says so, and is rare. Nothing of what was followed lacks its name.
     assert kinds.get("<unresolved>", 0) < 0.001 * samples + 5
-    losses = report["metadata"]["losses"]
     assert {name: count for name, count in losses.items() if name.startswith("unresolved") and count} == {}
-    assert losses["code_objects_not_kept"] == 0

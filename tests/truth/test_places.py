@@ -16,7 +16,7 @@ def test_recursion_to_100_000_frames(report_of: Callable[..., Any], exact_engine
     assert "not whole" not in shapes and "others" not in shapes, shapes
     assert losses["truncated_stack"] >= shapes["whole"]
     assert losses["truncated_frames"] > 99_000 * shapes["whole"]
-    assert report["found"]["turns"] > 100, "the program hardly got on"
+    assert report["found"]["turns"] > 10, "the program hardly got on"
     spent = report["found"]["cpu_ns"]
     # What follows the last sample is missing: some intervals, or the rest that a walk of milliseconds earns the thread.
     missing = 3e6 * interval_us / 1000 + 0.02 * spent + 20e6
@@ -25,12 +25,11 @@ def test_recursion_to_100_000_frames(report_of: Callable[..., Any], exact_engine
 
 def test_sub_interpreter(report_of: Callable[..., Any], exact_engine: str) -> None:
     report = report_of("elsewhere.py", "sub-interpreter", exact_engine)
-    assert report["weights"]["in_sub_interpreter"] > 280_000_000
+    assert report["weights"]["in_sub_interpreter"] > 270_000_000
 
 
 def test_native_thread(report_of: Callable[..., Any], exact_engine: str) -> None:
     """A thread without a Python frame has its time, too."""
     report = report_of("elsewhere.py", "native", exact_engine)
-    profiler_ns = report["metadata"]["profiler_cpu_ns"]
-    assert report["weights"]["<native>"] > 0.9 * (report["others_ns"] - profiler_ns) - 60_000_000
-    assert report["weights"]["<native>"] > 50_000_000
+    native_ns = report["others_ns"] - report["python_ns"] - report["metadata"]["profiler_cpu_ns"]
+    assert 0.9 * native_ns - 10_000_000 < report["weights"]["<native>"] < 1.1 * native_ns

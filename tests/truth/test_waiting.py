@@ -61,5 +61,5 @@ def test_few_system_calls_are_interrupted(report_of: Callable[..., Any], exact_e
     if clock == "wall" and exact_engine == "perf":
         pytest.skip("the wall clock needs ticks")
     polls = report_of("waiting.py", "poll", clock, exact_engine, 1000, 2)["polls"]
-    assert polls["all"] > 300
+    assert polls["all"] > 100
     assert polls["interrupted"] <= 0.05 * polls["all"]

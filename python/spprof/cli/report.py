@@ -26,6 +26,7 @@ LOSSES = {
     "truncated_stack": "samples of stacks too deep to keep whole (<truncated>)",
     "truncated_frames": "frames left out of the middle of deep stacks",
     "restarted_walk": "samples taken in the middle of a call, shown at the caller",
+    "rested_signal": "signals not answered, so that deep stacks leave the program time for its own work",
     "stale_signal": "signals of threads that had ended",
     "foreign_signal": "profiling signals that were not spprof's, and nobody's",
     "thread_not_armed": "threads that could not be sampled",

@@ -20,8 +20,10 @@ use crate::sampler::signals::SignalOwner;
 use crate::sampler::source::{Engine, Source};
 use crate::sampler::tasks::{self, TaskList};
 use figures::Totals;
+use rustc_hash::FxHashSet;
 use spprof_export::{Format, Journal};
 use spprof_model::Profile;
+use spprof_sigsafe::ring::RING_WORDS;
 use spprof_sigsafe::stack::Stack;
 use spprof_sigsafe::sys::clock_ns;
 use spprof_sigsafe::thread::ThreadState;
@@ -42,8 +44,16 @@ const YOUNG_RATE: u64 = 4;
 const YOUNG_NS: u64 = 50_000_000;
 /// A signal still pending after this many rounds: the thread may be blocking it.
 const PENDING_ROUNDS: u32 = 3;
+/// Looking for threads among thousands takes milliseconds; then it is done so seldom that it takes this part of a processor.
+const SCAN_REST: u64 = 40;
+/// But not more seldom than this.
+const LONGEST_SCAN_GAP_NS: u64 = 500_000_000;
 /// How often a profile in progress reaches the disk, when it has an output path.
 const FLUSH_NS: u64 = 1_000_000_000;
+/// Samples after which a ring is looked at: three times as many of the longest fit into it.
+const PEEK_SAMPLES: u64 = 10;
+/// Rings are not looked at more often than this.
+const SHORTEST_PEEK_NS: u64 = 500_000;
 /// How long the end of a run waits for handlers that are still inside.
 const QUIET_NS: u64 = 500_000_000;
 
@@ -92,6 +102,7 @@ pub struct Manager {
     descriptor_budget: usize,
     scratch: Box<(Stack, Stack)>,
     tids: Vec<i32>,
+    next_scan_ns: u64,
 }
 
 fn now_ns() -> u64 {
@@ -160,6 +171,7 @@ impl Manager {
             descriptor_budget: descriptor_budget(),
             scratch: Box::default(),
             tids: Vec::new(),
+            next_scan_ns: 0,
         }
     }
 
@@ -185,6 +197,7 @@ impl Manager {
         let round_ns = (self.options.interval_ns * 20).clamp(10_000_000, 50_000_000);
         let mut next_round = now_ns();
         let mut next_tick = next_round;
+        let mut next_peek = next_round;
         loop {
             let now = now_ns();
             if self.shared.stop.load(Ordering::Acquire) {
@@ -210,8 +223,13 @@ impl Manager {
             if now >= next_round {
                 self.round(now);
                 next_round = now + round_ns;
+                next_peek = now + self.peek_gap();
+            } else if now >= next_peek {
+                self.drain_fuller_rings();
+                next_peek = now + self.peek_gap();
             }
-            let next = if self.engine == Engine::Tick { next_tick.min(next_round) } else { next_round };
+            let next = next_round.min(next_peek);
+            let next = if self.engine == Engine::Tick { next_tick.min(next) } else { next };
             super::wake::wait(Duration::from_nanos(next.saturating_sub(now_ns())));
         }
     }
@@ -229,12 +247,32 @@ impl Manager {
         mean / 2 + self.random % mean.max(1)
     }
 
+    /// How long a ring that is one third full is safe: samples of deep stacks fill one much faster than a round comes.
+    fn peek_gap(&self) -> u64 {
+        let young = self.threads.iter().any(|thread| thread.young);
+        let interval = self.options.interval_ns / if young { YOUNG_RATE } else { 1 };
+        (interval * PEEK_SAMPLES).max(SHORTEST_PEEK_NS)
+    }
+
+    fn drain_fuller_rings(&mut self) {
+        for thread in &mut self.threads {
+            if thread.state.ring.used() > RING_WORDS as u64 / 3 {
+                thread.drain(&mut self.sink, self.start_ns);
+            }
+        }
+    }
+
     /// The regular work: new and ended threads, samples, code objects, signals, disk, figures.
     fn round(&mut self, now: u64) {
         self.signals.reclaim();
         super::terminate::reclaim();
         self.refresh_modules();
-        self.scan(false);
+        if now >= self.next_scan_ns {
+            let before = clock_ns(libc::CLOCK_THREAD_CPUTIME_ID);
+            self.scan(false);
+            let cost = clock_ns(libc::CLOCK_THREAD_CPUTIME_ID).saturating_sub(before);
+            self.next_scan_ns = now + (cost * SCAN_REST).min(LONGEST_SCAN_GAP_NS);
+        }
         self.rearm();
         for thread in &mut self.threads {
             thread.drain(&mut self.sink, self.start_ns);
@@ -252,15 +290,18 @@ impl Manager {
             self.tids = tids;
             return;
         }
+        // Sets, because there may be thousands: a scan takes as many steps as there are threads.
+        let tracked: FxHashSet<i32> = self.threads.iter().map(|thread| thread.tid).collect();
         for tid in &tids {
-            if *tid != self.own_tid && !self.threads.iter().any(|thread| thread.tid == *tid) {
+            if *tid != self.own_tid && !tracked.contains(tid) {
                 self.track(*tid, first);
             }
         }
+        let listed: FxHashSet<i32> = tids.iter().copied().collect();
         let mut position = 0;
         while let Some(thread) = self.threads.get(position) {
             // One that is missing may be alive all the same (see `TaskList::read`); its clock tells.
-            if tids.contains(&thread.tid) || thread.cpu_ns().is_some() {
+            if listed.contains(&thread.tid) || thread.cpu_ns().is_some() {
                 position += 1;
             } else {
                 let thread = self.threads.swap_remove(position);

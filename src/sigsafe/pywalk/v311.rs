@@ -55,6 +55,10 @@ pub fn walk(
         return WalkOutcome::Complete;
     }
     out.clear();
+    if caller_frame == 0 && !in_prologue {
+        // The thread's outermost eval call, past its first instructions: it has a frame, and not to find it is no empty stack.
+        return WalkOutcome::Broken;
+    }
     match follow(runtime, verified, caller_frame, calls(caller_cframe), out) {
         WalkOutcome::Complete => WalkOutcome::Restarted,
         other => other,

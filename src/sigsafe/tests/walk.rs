@@ -265,6 +265,12 @@ fn stale_cframe() {
         assert_eq!(stack.frames()[0], elsewhere[0]);
         assert_eq!(stack.frames()[1..], below);
 
+        // The outermost call of eval: at its first instructions nothing of Python is on the stack yet, later something is.
+        image.set_innermost(tstate, UNMAPPED, image.cframe(0, 0));
+        let (outcome, stack) = walk_from(&image, tstate, EVAL + 100);
+        assert_eq!((outcome, stack.frames()), (WalkOutcome::Restarted, &[][..]));
+        assert_broken(&image, tstate, "a frame that is not found");
+
         // Nothing to begin at.
         image.set_innermost(tstate, UNMAPPED, image.cframe(UNMAPPED, image.cframe(0, 0)));
         assert_broken(&image, tstate, "both are bad");

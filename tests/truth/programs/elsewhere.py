@@ -46,7 +46,13 @@ def main(kind: str, engine: str) -> None:
     body: Any = {"sub-interpreter": run_in_sub_interpreter, "native": run_native}[kind]
     spprof.start(engine=engine, interval_us=1000)
     process, own = time.process_time_ns(), time.thread_time_ns()
-    thread = threading.Thread(target=body, name="python")
+    python_ns = []
+
+    def timed() -> None:
+        body()
+        python_ns.append(time.thread_time_ns())
+
+    thread = threading.Thread(target=timed, name="python")
     thread.start()
     thread.join()
     others_ns = time.process_time_ns() - process - (time.thread_time_ns() - own)
@@ -56,7 +62,7 @@ def main(kind: str, engine: str) -> None:
         names = [frame.function_name for frame in sample.frames]
         key = "in_sub_interpreter" if "in_sub_interpreter" in names else "/".join(names) if len(names) == 1 else "other"
         weights[key] = weights.get(key, 0) + sample.weight_ns
-    report(weights=weights, others_ns=others_ns, metadata=profile.metadata)
+    report(weights=weights, others_ns=others_ns, python_ns=python_ns[0], metadata=profile.metadata)
 
 
 main(*sys.argv[1:])

@@ -65,17 +65,17 @@ def run(engine: str, interval_us: int, cpu_ns: int) -> dict[str, Any]:
     may_end.set()
     threads[0].join()
     weights: dict[str, int] = {}
-    counts: dict[str, int] = {}
+    squares: dict[str, int] = {}
     for sample in profile.samples:
         name = str(sample.thread_name)
         weights[name] = weights.get(name, 0) + sample.weight_ns
-        counts[name] = counts.get(name, 0) + 1
+        squares[name] = squares.get(name, 0) + sample.weight_ns**2
     return {
         "interval_us": interval_us,
         "process_ns": [inner, outer],
         "spent_ns": spent_ns,
         "weights": weights,
-        "counts": counts,
+        "squares": squares,
         "threads": {row["name"]: row for row in profile._to_native().threads()},
         "metadata": profile.metadata,
     }
