@@ -21,6 +21,10 @@ from typing import Any
 
 import pytest
 
+# Who is started in the background has SIGINT ignored, and so would every program here; a handler is not inherited.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 # How long a process may take to dump its stacks before it is killed outright.
 DUMP_SECONDS = 5
 
