@@ -61,6 +61,20 @@ def test_environment(run_program, tmp_path):
     assert abs(held(file) - 20_000_000) < 2_000_000
 
 
+@pytest.mark.skipif(importlib.util.find_spec("click") is None, reason="needs click and rich")
+def test_report(run_program, tmp_path):
+    """The line that holds the memory comes first, in bytes, and no word of time is said."""
+    run_program(START + PROGRAM, env={"SPPROF_MEMPROF": "1", "SPPROF_MEMPROF_RATE_KB": "16"})
+    (file,) = tmp_path.glob("spprof-heap-*.spprof")
+    run = subprocess.run(
+        [sys.executable, "-m", "spprof", "report", str(file)], capture_output=True, text=True, check=True, env={**os.environ}
+    )
+    first = run.stdout.split("Lines\n")[1].splitlines()[1].split()
+    assert abs(float(first[0]) - 20) < 2 and first[1] == "MB"
+    # (Before 3.12 a comprehension is a function of its own.)
+    assert first[-1].endswith("program_1.py:6") and " time " not in run.stdout
+
+
 @pytest.mark.parametrize(("name", "value"), [("RATE_KB", "x"), ("RATE_KB", "0"), ("FORMAT", "x"), ("EVERY", "x")])
 def test_bad_settings(run_program, name, value):
     """They are told, and the program runs as it would have."""

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 import textwrap
 from pathlib import Path
 
@@ -458,6 +459,8 @@ def test_other_tools_wrap_the_allocators(hazard):
 @pytest.mark.parametrize("allocator", ["malloc", "debug", "malloc_debug", "pymalloc"])
 def test_python_allocators(hazard, hooks, allocator):
     """Whatever CPython is told to use, each block is counted once."""
+    if sysconfig.get_config_var("Py_GIL_DISABLED") and allocator != "debug":
+        pytest.skip("without a GIL CPython has no allocator but mimalloc")
     hazard(
         """
         import spprof.memprof as memprof

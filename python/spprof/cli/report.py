@@ -13,6 +13,7 @@ from rich.console import Console
 from .. import _native
 from .._report import graph_text, tree_text
 from ..callgraph import CallGraph
+from .heap_report import is_heap, show_heap
 from .table import new_console, new_table, show
 
 # A part of the time that calls for a word on how to get at it.
@@ -104,6 +105,9 @@ def report(
         click.echo(json.dumps(CallGraph(profile).to_dict(), indent=2))
         return
     chosen = _chosen_threads(profile, threads)
+    if is_heap(profile) and not as_json:
+        show_heap(profile, chosen, limit)
+        return
     functions = profile.functions(chosen)
     content: dict[str, Any] = {
         "file": file,
