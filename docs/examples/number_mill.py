@@ -4,6 +4,9 @@ For `spprof run --native` to look at: the time is in Python, in numpy's own C co
 calls back from C into Python.
 
     python number_mill.py [rounds]
+
+(The picture in the README is of `main(250)` after a `main(1)`, which imports what numpy puts off, with one thread and
+OPENBLAS_CORETYPE=SKYLAKEX. Some other kernels of OpenBLAS are written in assembler without unwind information.)
 """
 
 import sys

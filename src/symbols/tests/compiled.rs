@@ -249,6 +249,18 @@ fn functions_without_a_size() {
     assert_eq!(name_at(&library, bare + 1), format!("bare.so+{:#x}", bare + 1));
 }
 
+/// A symbol within another's range ends where its own size says; what follows is the outer one's again.
+#[test]
+fn symbols_within_symbols() {
+    let source = "__asm__(\".text\\n.globl whole\\n.type whole, @function\\nwhole:\\n nop\\n nop\\n\
+        .type inner, @function\\ninner:\\n nop\\n nop\\n.size inner, . - inner\\n nop\\n ret\\n.size whole, . - whole\\n\");\n";
+    let folder = Folder::new("within");
+    let library = folder.library("within.c", source, &["-O2", "-nostdlib"]);
+    let (whole, size) = symbol(&library, "whole");
+    let names: Vec<String> = (whole..whole + size).map(|address| name_at(&library, address)).collect();
+    assert_eq!(names, ["whole", "whole", "inner", "inner", "whole", "whole"]);
+}
+
 /// A file that took the place of the loaded one gives no names: told by build id, and by inode where there is none.
 #[test]
 fn replaced_files() {
