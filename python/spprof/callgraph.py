@@ -20,6 +20,8 @@ SCHEMA = "spprof-callgraph"
 #: Suffix to format, the longest first; `save()` and whoever saves a graph at its end go by it.
 SUFFIXES = {
     ".speedscope.json": "speedscope",
+    ".perfetto.json": "chrome",
+    ".trace.json": "chrome",
     ".json": "callgraph",
     ".csv": "csv",
     ".collapsed": "collapsed",

@@ -1,6 +1,6 @@
 //! Which formats there are, how they are asked for by name and by path, and the one entrance to their writers.
 
-use crate::{callgraph, collapsed, pprof, speedscope, spprof, svg};
+use crate::{callgraph, chrome, collapsed, pprof, speedscope, spprof, svg};
 use spprof_model::Profile;
 use std::io;
 use std::path::Path;
@@ -22,11 +22,13 @@ pub enum Format {
     Spprof,
     /// JSON of functions, edges and the calling-context tree.
     CallGraph,
+    /// Trace events for Perfetto and chrome://tracing: the intervals of a trace.
+    Chrome,
 }
 
 impl Format {
     /// The names users give, for messages.
-    pub const NAMES: [&'static str; 6] = ["speedscope", "collapsed", "pprof", "svg", "spprof", "callgraph"];
+    pub const NAMES: [&'static str; 7] = ["speedscope", "collapsed", "pprof", "svg", "spprof", "callgraph", "chrome"];
 
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
@@ -38,6 +40,7 @@ impl Format {
             "svg" => Self::Svg,
             "spprof" => Self::Spprof,
             "callgraph" => Self::CallGraph,
+            "chrome" => Self::Chrome,
             _ => return None,
         })
     }
@@ -70,6 +73,7 @@ impl Format {
             Self::Svg => "svg",
             Self::Spprof => "spprof",
             Self::CallGraph => "callgraph",
+            Self::Chrome => "chrome",
         }
     }
 }
@@ -110,5 +114,6 @@ pub fn write(profile: &Profile, format: Format, out: &mut dyn io::Write, options
         Format::Svg => svg::write(profile, out, options),
         Format::Spprof => spprof::write(profile, out),
         Format::CallGraph => callgraph::write(profile, out),
+        Format::Chrome => chrome::write(profile, out),
     }
 }

@@ -6,12 +6,15 @@
 mod activity;
 mod callgraph;
 mod callgraph_read;
+mod chrome;
 mod collapsed;
+mod evented;
 mod file;
 mod format;
 mod frames;
 mod journal;
 mod load;
+mod nesting;
 mod pprof;
 mod pprof_read;
 mod speedscope;

@@ -3,11 +3,12 @@
 //! The stack of a node is rendered once and copied for each of its samples: that is what makes a million samples quick.
 //! Metadata is under the top-level key `spprof`; the schema allows further keys and the viewer ignores them.
 
+use crate::evented;
 use crate::format::WriteOptions;
 use crate::frames::{FrameTable, NATIVE_MARK, frame, thread_name, used_nodes};
 use crate::wtf8;
 use rustc_hash::FxHashMap;
-use spprof_model::{Metadata, NodeId, Profile, Sample, StringId};
+use spprof_model::{Column, Metadata, NodeId, Profile, Sample, StringId};
 use std::io::{self, Write};
 
 /// Rendered stacks kept at most, in bytes; beyond it the cache starts anew.
@@ -15,6 +16,9 @@ const CACHE_BYTES: usize = 16 << 20;
 
 /// One entry per sample on the timeline.
 pub(crate) fn write(profile: &Profile, out: &mut dyn Write, options: &WriteOptions) -> io::Result<()> {
+    if profile.sample_count() == 0 && profile.column(Column::SelfNs).is_some() {
+        return evented::write(profile, out, options);
+    }
     write_file(profile, out, options, "spprof profile", &by_thread(profile))
 }
 
@@ -64,7 +68,7 @@ fn write_file(
     name: &str,
     threads: &[Vec<Entry>],
 ) -> io::Result<()> {
-    out.write_all(b"{\"$schema\":\"https://www.speedscope.app/file-format-schema.json\",\"version\":\"1.0.0\",\n")?;
+    write_head(out)?;
     let mut stacks = Stacks::new(profile, threads);
     write_frames(profile, &stacks.table, out, options)?;
     out.write_all(b"\"profiles\":[")?;
@@ -73,6 +77,14 @@ fn write_file(
         out.write_all(if std::mem::take(&mut first) { b"\n" } else { b",\n" })?;
         write_thread(profile, thread, entries, &mut stacks, out)?;
     }
+    write_tail(profile, out, name)
+}
+
+pub(crate) fn write_head(out: &mut dyn Write) -> io::Result<()> {
+    out.write_all(b"{\"$schema\":\"https://www.speedscope.app/file-format-schema.json\",\"version\":\"1.0.0\",\n")
+}
+
+pub(crate) fn write_tail(profile: &Profile, out: &mut dyn Write, name: &str) -> io::Result<()> {
     writeln!(out, "],\n\"name\":\"{name}\",")?;
     let meta = Metadata { losses: profile.losses(), ..profile.meta.clone() };
     let mut tail = b"\"exporter\":".to_vec();
@@ -83,7 +95,12 @@ fn write_file(
     out.write_all(&tail)
 }
 
-fn write_frames(profile: &Profile, table: &FrameTable, out: &mut dyn Write, options: &WriteOptions) -> io::Result<()> {
+pub(crate) fn write_frames(
+    profile: &Profile,
+    table: &FrameTable,
+    out: &mut dyn Write,
+    options: &WriteOptions,
+) -> io::Result<()> {
     out.write_all(b"\"shared\":{\"frames\":[")?;
     let mut text = Vec::new();
     for (i, frame) in table.frames.iter().enumerate() {

@@ -12,6 +12,7 @@ use crate::tracer::scope::{self, Cost, Options, Scope};
 use crate::tracer::{clock, fork, local, monitoring, setprofile, tasks};
 use pyo3::prelude::*;
 use pyo3::types::PyString;
+use spprof_model::{Profile, ThreadId};
 use spprof_sigsafe::layout::Layout;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -48,6 +49,7 @@ impl TraceScope {
         }
         .to_owned();
         runtime::describe_process(&mut profile.meta);
+        name_threads(py, &mut profile);
         Ok(NativeProfile::new(profile))
     }
 }
@@ -73,6 +75,19 @@ impl TraceScope {
     fn restart(&self) -> PyResult<()> {
         self.lock().as_mut().ok_or_else(closed)?.restart();
         Ok(())
+    }
+}
+
+/// Names of the threads that run now, where there are any. By dictionaries alone: functions of `threading` would be traced.
+fn name_threads(py: Python<'_>, profile: &mut Profile) {
+    let Ok(active) = py.import("threading").and_then(|threading| threading.getattr("_active")) else { return };
+    for row in 0..profile.threads().len() as u32 {
+        let row = ThreadId::from_index(row);
+        let ident = profile.threads()[row.index()].python_ident;
+        let name = active.get_item(ident).and_then(|thread| thread.getattr("_name"));
+        if let Some(name) = name.ok().and_then(|name| names::wtf8(&name).ok()) {
+            profile.thread_mut(row).name = Some(profile.intern(&name));
+        }
     }
 }
 
