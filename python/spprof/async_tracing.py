@@ -10,7 +10,6 @@ Waiting for others is what asynchronous programs are for: a low `efficiency` is 
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import sys
 from collections.abc import Awaitable, Coroutine
@@ -234,6 +233,9 @@ async def gather_traced(*awaitables: Union[Awaitable[Any], Coroutine[Any, Any, A
     Returns:
         The list of results, in order.
     """
+    # Who traces no coroutines need not load it.
+    import asyncio
+
     loop = asyncio.get_running_loop()
     made: list[Any] = []
     for awaitable in awaitables:

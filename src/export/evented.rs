@@ -1,13 +1,17 @@
-//! Traces as speedscope JSON: an evented profile a thread where the trace has a timeline; else one profile of all threads, a
-//! stack a context with the time of its own.
+//! Traces with a timeline as speedscope JSON: an evented profile a thread.
 
 use crate::format::WriteOptions;
 use crate::frames::{FrameTable, frame, thread_name};
 use crate::nesting::{Edge, edges};
 use crate::speedscope::{write_frames, write_head, write_tail};
 use crate::wtf8;
-use spprof_model::{Column, NodeId, Profile};
+use spprof_model::{NodeId, Profile, SpanKind};
 use std::io::{self, Write};
+
+/// Whether there are intervals of calls.
+pub(crate) fn has_timeline(profile: &Profile) -> bool {
+    profile.activity.spans.iter().any(|span| matches!(span.kind, SpanKind::Call(_)))
+}
 
 pub(crate) fn write(profile: &Profile, out: &mut dyn Write, options: &WriteOptions) -> io::Result<()> {
     let mut table = FrameTable::default();
@@ -26,9 +30,6 @@ pub(crate) fn write(profile: &Profile, out: &mut dyn Write, options: &WriteOptio
         }
         out.write_all(if std::mem::take(&mut first) { b"\n" } else { b",\n" })?;
         write_thread(&thread_name(profile, thread), &edges, &frames, out)?;
-    }
-    if first {
-        write_contexts(profile, &frames, out)?;
     }
     write_tail(profile, out, "spprof trace")
 }
@@ -52,22 +53,4 @@ fn write_thread(name: &[u8], edges: &[Edge], frames: &[u32], out: &mut dyn Write
         write!(out, "{comma}{{\"type\":\"{kind}\",\"frame\":{},\"at\":{at}}}", frames[node.index()])?;
     }
     out.write_all(b"]}")
-}
-
-fn write_contexts(profile: &Profile, frames: &[u32], out: &mut dyn Write) -> io::Result<()> {
-    let own = profile.column(Column::SelfNs).unwrap_or_default();
-    let nodes: Vec<usize> = (1..own.len()).filter(|&node| own[node] > 0).collect();
-    let end: u64 = nodes.iter().map(|&node| own[node]).sum();
-    write!(
-        out,
-        "\n{{\"type\":\"sampled\",\"name\":\"all threads\",\"unit\":\"nanoseconds\",\"startValue\":0,\"endValue\":{end},\n\"samples\":["
-    )?;
-    for (i, &node) in nodes.iter().enumerate() {
-        let mut stack: Vec<String> =
-            profile.stack(NodeId::from_index(node as u32)).map(|node| frames[node.index()].to_string()).collect();
-        stack.reverse();
-        write!(out, "{}[{}]", if i > 0 { "," } else { "" }, stack.join(","))?;
-    }
-    let weights: Vec<String> = nodes.iter().map(|&node| own[node].to_string()).collect();
-    write!(out, "],\n\"weights\":[{}]}}", weights.join(","))
 }

@@ -8,7 +8,7 @@ use crate::format::WriteOptions;
 use crate::frames::{FrameTable, NATIVE_MARK, frame, thread_name, used_nodes};
 use crate::wtf8;
 use rustc_hash::FxHashMap;
-use spprof_model::{Column, Metadata, NodeId, Profile, Sample, StringId};
+use spprof_model::{Metadata, NodeId, Profile, Sample, StringId};
 use std::io::{self, Write};
 
 /// Rendered stacks kept at most, in bytes; beyond it the cache starts anew.
@@ -16,7 +16,7 @@ const CACHE_BYTES: usize = 16 << 20;
 
 /// One entry per sample on the timeline.
 pub(crate) fn write(profile: &Profile, out: &mut dyn Write, options: &WriteOptions) -> io::Result<()> {
-    if profile.sample_count() == 0 && profile.column(Column::SelfNs).is_some() {
+    if evented::has_timeline(profile) {
         return evented::write(profile, out, options);
     }
     write_file(profile, out, options, "spprof profile", &by_thread(profile))

@@ -4,10 +4,8 @@
 //! on top of the stack at every event, so self times add up to the time the stack was not empty, whatever happens, and a
 //! reader at any moment misses only what has passed since the last event. A function seen leaving that is not on top was
 //! on the stack before the trace began, or the events in between were switched off; the stack is cut back to it.
-#![forbid(unsafe_code)]
-
 use super::registry::{Known, Limits};
-use super::rows::{AWAIT_TICKS, CALLS, CANCELLATIONS, EXCEPTIONS, RESUMES, ROOT, Rows, SELF_TICKS};
+use super::rows::{AWAIT_TICKS, CALLS, CANCELLATIONS, EXCEPTIONS, RESUMES, ROOT, Row, Rows, SELF_TICKS};
 use super::tasks::{self, Ending};
 use rustc_hash::FxHashMap;
 use spprof_model::FunctionKind;
@@ -67,7 +65,7 @@ struct Frame {
     entered: u64,
     /// The row's self ticks then.
     self_ticks: u64,
-    row: u32,
+    row: &'static Row,
     /// Number of the asyncio task that this frame's step belongs to, where it is the step's first.
     task: u32,
     kind: FunctionKind,
@@ -236,25 +234,24 @@ impl Recorder {
         }
         self.charge(now);
         let shared = &*self.shared;
-        let counters = shared.rows.get(row);
         match standing {
-            Standing::Entered => counters.add(CALLS, 1),
-            Standing::Resumed => counters.add(RESUMES, 1),
+            Standing::Entered => row.add(CALLS, 1),
+            Standing::Resumed => row.add(RESUMES, 1),
             _ => {}
         }
         let mut task = NOTHING;
         if is_async(kind) {
             if let Some(at) = self.suspended.remove(&site.activation()) {
-                counters.add(AWAIT_TICKS, now.saturating_sub(at));
+                row.add(AWAIT_TICKS, now.saturating_sub(at));
             }
-            task = self.task_of(kind, parent_kind, key, counters.function.load(Ordering::Relaxed), now);
+            task = self.task_of(kind, parent_kind, key, row.function.load(Ordering::Relaxed), now);
         }
-        self.stack.push(Frame { key, entered: now, self_ticks: counters.get(SELF_TICKS), row, task, kind, standing });
+        self.stack.push(Frame { key, entered: now, self_ticks: row.get(SELF_TICKS), row, task, kind, standing });
         let depth = self.stack.len() as u32;
         if depth > shared.max_depth.load(Ordering::Relaxed) {
             shared.max_depth.store(depth, Ordering::Relaxed);
         }
-        shared.top.store(row, Ordering::Relaxed);
+        shared.top.store(row.index(), Ordering::Relaxed);
         if standing == Standing::Entered && self.limits.captures() {
             site.capture();
         }
@@ -279,14 +276,14 @@ impl Recorder {
             known => known,
         };
         self.left(site, &frame, now, exit);
-        let top = self.stack.last().map_or(NOTHING, |top| top.row);
+        let top = self.stack.last().map_or(NOTHING, |top| top.row.index());
         self.shared.top.store(top, Ordering::Relaxed);
         true
     }
 
     #[inline]
     fn left(&mut self, site: &impl Site, frame: &Frame, now: u64, exit: Exit) {
-        let row = self.shared.rows.get(frame.row);
+        let row = frame.row;
         if exit == Exit::Raised && frame.standing == Standing::Entered && steps(frame.kind) && site.never_ran() {
             row.add(CALLS, u64::MAX);
         } else if frame.standing != Standing::Folded {
@@ -324,7 +321,7 @@ impl Recorder {
         }
         let limit = self.limits.intervals();
         if limit > 0 && frame.standing != Standing::Folded {
-            let interval = Interval { from: frame.entered, to: now, what: What::Call(frame.row) };
+            let interval = Interval { from: frame.entered, to: now, what: What::Call(row.index()) };
             self.shared.ring.lock().unwrap_or_else(PoisonError::into_inner).push(interval, limit);
         }
     }
@@ -333,7 +330,7 @@ impl Recorder {
     #[inline]
     pub fn charge(&mut self, now: u64) {
         if let Some(top) = self.stack.last() {
-            self.shared.rows.get(top.row).add(SELF_TICKS, now.saturating_sub(self.last));
+            top.row.add(SELF_TICKS, now.saturating_sub(self.last));
         }
         self.last = now;
         self.shared.last.store(now, Ordering::Relaxed);
@@ -342,7 +339,7 @@ impl Recorder {
     /// The row on top of the stack.
     #[must_use]
     pub fn top(&self) -> u32 {
-        self.stack.last().map_or(ROOT, |top| top.row)
+        self.stack.last().map_or(ROOT, |top| top.row.index())
     }
 
     /// Functions on the stack.
@@ -364,16 +361,14 @@ impl Recorder {
     fn child(
         &mut self,
         site: &impl Site,
-        parent: u32,
+        parent: &'static Row,
         key: usize,
         entry: Entry,
-    ) -> Option<(u32, FunctionKind, Standing)> {
+    ) -> Option<(&'static Row, FunctionKind, Standing)> {
         let standing = if entry == Entry::Resume { Standing::Resumed } else { Standing::Entered };
         if self.has_room_above() {
-            let row = self.shared.rows.get(parent);
-            if row.recent_key.load(Ordering::Relaxed) == key as u64 {
-                let child = row.recent_child.load(Ordering::Relaxed);
-                return Some((child, kind_of(self.shared.rows.get(child).kind.load(Ordering::Relaxed)), standing));
+            if let Some(child) = self.recent(parent, key) {
+                return Some((child, kind_of(child.kind.load(Ordering::Relaxed)), standing));
             }
         }
         self.find_child(site, parent, key, standing)
@@ -383,16 +378,16 @@ impl Recorder {
     fn find_child(
         &mut self,
         site: &impl Site,
-        parent: u32,
+        parent: &'static Row,
         key: usize,
         standing: Standing,
-    ) -> Option<(u32, FunctionKind, Standing)> {
+    ) -> Option<(&'static Row, FunctionKind, Standing)> {
         let room = self.has_room_above();
-        if room && let Some(&child) = self.index.get(&(parent, key)) {
-            let row = self.shared.rows.get(parent);
-            row.recent_key.store(key as u64, Ordering::Relaxed);
-            row.recent_child.store(child, Ordering::Relaxed);
-            return Some((child, kind_of(self.shared.rows.get(child).kind.load(Ordering::Relaxed)), standing));
+        if room && let Some(&child) = self.index.get(&(parent.index(), key)) {
+            let child = self.pinned(child);
+            parent.recent_key.store(key as u64, Ordering::Relaxed);
+            parent.recent_child.store(std::ptr::from_ref(child).cast_mut(), Ordering::Relaxed);
+            return Some((child, kind_of(child.kind.load(Ordering::Relaxed)), standing));
         }
         let (function, kind) = self.known(site, key)?;
         if !room || self.shared.rows.len() >= self.limits.max_rows() {
@@ -400,7 +395,8 @@ impl Recorder {
             bump(if deep { &self.shared.losses.deep_calls } else { &self.shared.losses.tree_full });
             return Some((parent, kind, Standing::Folded));
         }
-        Some((self.insert(parent, key, function, kind), kind, standing))
+        let child = self.insert(parent.index(), key, function, kind);
+        Some((self.pinned(child), kind, standing))
     }
 
     /// Nothing is recorded above a function that could not be, or it would seem to be called by that one's caller.
@@ -430,6 +426,23 @@ impl Recorder {
         }
     }
 
+    /// A row, for this recorder's own stack.
+    fn pinned(&self, index: u32) -> &'static Row {
+        // SAFETY: rows never move, and live as long as `shared`, which this recorder holds; the references stay in its stack.
+        unsafe { &*std::ptr::from_ref(self.shared.rows.get(index)) }
+    }
+
+    /// The child that was called here last, if it is this one.
+    #[inline]
+    fn recent(&self, parent: &'static Row, key: usize) -> Option<&'static Row> {
+        if parent.recent_key.load(Ordering::Relaxed) != key as u64 {
+            return None;
+        }
+        // SAFETY: stored with its key, by this thread, from a pinned row of the same tree; null before that, when the key is
+        // 0, which no function has.
+        unsafe { parent.recent_child.load(Ordering::Relaxed).as_ref() }
+    }
+
     fn insert(&mut self, parent: u32, key: usize, function: u32, kind: FunctionKind) -> u32 {
         let child = self.shared.rows.push(parent, function, number_of(kind));
         self.index.insert((parent, key), child);
@@ -444,21 +457,22 @@ impl Recorder {
             if self.shared.rows.len() >= self.limits.max_rows() {
                 break;
             }
-            let row = match self.index.get(&(parent, key)) {
+            let row = match self.index.get(&(parent.index(), key)) {
                 Some(&row) => row,
-                None => self.insert(parent, key, function, kind),
+                None => self.insert(parent.index(), key, function, kind),
             };
+            let row = self.pinned(row);
             let task = self.task_of(kind, parent_kind, key, function, self.last);
-            let self_ticks = self.shared.rows.get(row).get(SELF_TICKS);
+            let self_ticks = row.get(SELF_TICKS);
             let standing = Standing::Before;
             self.stack.push(Frame { key, entered: self.last, self_ticks, row, task, kind, standing });
         }
-        self.shared.top.store(self.stack.last().map_or(NOTHING, |top| top.row), Ordering::Relaxed);
+        self.shared.top.store(self.stack.last().map_or(NOTHING, |top| top.row.index()), Ordering::Relaxed);
     }
 
     /// The stack is empty: at first, what is below the function at hand is put there.
     #[cold]
-    fn root(&mut self, site: &impl Site) -> (u32, FunctionKind) {
+    fn root(&mut self, site: &impl Site) -> (&'static Row, FunctionKind) {
         if !self.rooted {
             self.rooted = true;
             self.push_standing(&site.callers());
@@ -467,8 +481,8 @@ impl Recorder {
     }
 
     /// The row and the kind of what is called next's caller.
-    fn above(&self) -> (u32, FunctionKind) {
-        self.stack.last().map_or((ROOT, FunctionKind::Synthetic), |top| (top.row, top.kind))
+    fn above(&self) -> (&'static Row, FunctionKind) {
+        self.stack.last().map_or_else(|| (self.pinned(ROOT), FunctionKind::Synthetic), |top| (top.row, top.kind))
     }
 
     /// The task whose step begins with entering this function, if one does.

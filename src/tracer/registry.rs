@@ -5,10 +5,11 @@
 #![forbid(unsafe_code)]
 
 use super::filter::Filter;
-use super::recorder::Shared;
+use super::recorder::{Ring, Shared, What};
 use super::tree::Tree;
 use rustc_hash::FxHashMap;
 use spprof_model::FunctionKind;
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -101,6 +102,9 @@ impl Limits {
 
 /// Rows of a thread's tree at most, where nobody says otherwise.
 pub const DEFAULT_ROWS: u32 = 500_000;
+/// Of threads that ended, intervals and threads kept at most.
+const ENDED_INTERVALS: usize = 1_000_000;
+const ENDED_THREADS: usize = 1000;
 /// Functions at most: programs may compile without end, and every code object is kept.
 const MAX_FUNCTIONS: usize = 200_000;
 
@@ -111,6 +115,9 @@ pub struct Inner {
     pub threads: Vec<Arc<Shared>>,
     /// The trees of threads that ended.
     pub ended: Tree,
+    /// The timelines of threads that ended, the newest; their rows are those of `ended`.
+    pub ended_threads: VecDeque<EndedThread>,
+    pub ended_dropped: u64,
     /// What open scopes want; a function that none wants is switched off.
     pub filters: Vec<(u64, Filter)>,
     pub functions_full: u64,
@@ -134,6 +141,8 @@ impl Registry {
             functions: Vec::new(),
             threads: Vec::new(),
             ended: Tree::new(),
+            ended_threads: VecDeque::new(),
+            ended_dropped: 0,
             filters: Vec::new(),
             functions_full: 0,
         };
@@ -189,7 +198,8 @@ impl Registry {
         let before = inner.threads.len();
         inner.threads.retain(|known| !Arc::ptr_eq(known, shared));
         if inner.threads.len() < before {
-            inner.ended.add(&shared.rows.copy());
+            let nodes = inner.ended.add(&shared.rows.copy());
+            inner.keep_timeline(shared, &nodes);
         }
     }
 
@@ -201,7 +211,38 @@ impl Registry {
     }
 }
 
+/// The timeline of a thread that ended.
+#[derive(Debug)]
+pub struct EndedThread {
+    pub os_id: u64,
+    pub python_ident: u64,
+    pub began: u64,
+    pub last: u64,
+    pub ring: Ring,
+}
+
 impl Inner {
+    fn keep_timeline(&mut self, shared: &Shared, nodes: &[u32]) {
+        let mut ring = std::mem::take(&mut *shared.ring.lock().unwrap_or_else(PoisonError::into_inner));
+        if ring.intervals.is_empty() {
+            return;
+        }
+        for interval in &mut ring.intervals {
+            if let What::Call(row) = &mut interval.what {
+                *row = nodes[*row as usize];
+            }
+        }
+        let (began, last) = (shared.began, shared.last_event());
+        let (os_id, python_ident) = (shared.os_id, shared.python_ident);
+        self.ended_threads.push_back(EndedThread { os_id, python_ident, began, last, ring });
+        let mut kept: usize = self.ended_threads.iter().map(|thread| thread.ring.intervals.len()).sum();
+        while kept > ENDED_INTERVALS || self.ended_threads.len() > ENDED_THREADS {
+            let Some(oldest) = self.ended_threads.pop_front() else { break };
+            kept -= oldest.ring.intervals.len();
+            self.ended_dropped += oldest.ring.intervals.len() as u64 + oldest.ring.dropped;
+        }
+    }
+
     fn known(&self, function: u32) -> Known {
         let entry = &self.functions[function as usize];
         if self.wants(entry) { Known::Traced { function, kind: entry.kind } } else { Known::Unwanted }

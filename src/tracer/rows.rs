@@ -4,7 +4,7 @@
 #![forbid(unsafe_code)]
 
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
 /// What a row counts.
 pub const CALLS: usize = 0;
@@ -27,9 +27,11 @@ pub struct Row {
     pub parent: AtomicU32,
     pub function: AtomicU32,
     pub kind: AtomicU32,
+    /// Its own place.
+    index: AtomicU32,
     /// The child found last, for its owner.
-    pub recent_child: AtomicU32,
     pub recent_key: AtomicU64,
+    pub recent_child: AtomicPtr<Row>,
     counters: [AtomicU64; COUNTERS],
 }
 
@@ -39,6 +41,11 @@ impl Row {
     pub fn add(&self, counter: usize, value: u64) {
         let counter = &self.counters[counter];
         counter.store(counter.load(Ordering::Relaxed).wrapping_add(value), Ordering::Relaxed);
+    }
+
+    #[inline]
+    pub fn index(&self) -> u32 {
+        self.index.load(Ordering::Relaxed)
     }
 
     #[inline]
@@ -104,6 +111,7 @@ impl Rows {
         let chunk = (index + FIRST_CHUNK).ilog2() - FIRST_CHUNK.ilog2();
         self.chunks[chunk as usize].get_or_init(|| (0..FIRST_CHUNK << chunk).map(|_| Row::default()).collect());
         let row = self.get(index);
+        row.index.store(index, Ordering::Relaxed);
         row.parent.store(parent, Ordering::Relaxed);
         row.function.store(function, Ordering::Relaxed);
         row.kind.store(kind, Ordering::Relaxed);

@@ -6,7 +6,7 @@
 
 use super::clock::{self, Moment};
 use super::filter::Filter;
-use super::recorder::{Shared, What};
+use super::recorder::{Ring, Shared, What};
 use super::registry::{DEFAULT_ROWS, EVENTS, Entry, Inner, Known, Registry};
 use super::rows::{AWAIT_TICKS, BYTES_PER_ROW, CALLS, CANCELLATIONS, Copied, EXCEPTIONS, RESUMES, ROOT, SELF_TICKS};
 use super::tasks::{self, State, Totals, Watch};
@@ -337,7 +337,7 @@ impl Scope {
         let now = self.standing(end.ticks);
         let mut tree = Tree::new();
         let nodes: Vec<Vec<u32>> = now.threads.iter().map(|(_, rows)| tree.add(rows)).collect();
-        tree.add(&now.ended);
+        let ended = tree.add(&now.ended);
         tree.subtract(&self.before.ended);
         for (_, rows) in &self.before.threads {
             tree.subtract(rows);
@@ -369,6 +369,9 @@ impl Scope {
         let threads = making.threads(&now);
         making.tasks(&inner.functions, &now);
         making.spans(&now, &nodes, &placed, &threads);
+        if !self.options.current_thread {
+            making.ended_spans(&inner, &ended, &placed);
+        }
         making.profile
     }
 }
@@ -594,37 +597,56 @@ impl Making<'_> {
     }
 
     fn spans(&mut self, now: &Standing, nodes: &[Vec<u32>], placed: &[Option<NodeId>], threads: &[ThreadId]) {
+        for (i, (thread, _)) in now.threads.iter().enumerate() {
+            let ring = thread.ring.lock().unwrap_or_else(PoisonError::into_inner);
+            self.ring(&ring, &nodes[i], placed, threads[i]);
+        }
+    }
+
+    fn ended_spans(&mut self, inner: &Inner, nodes: &[u32], placed: &[Option<NodeId>]) {
+        for thread in inner.ended_threads.iter().filter(|thread| thread.last > self.scope.start.ticks) {
+            let row = Thread {
+                os_id: thread.os_id,
+                python_ident: thread.python_ident,
+                start_ns: self.time(thread.began),
+                end_ns: self.time(thread.last),
+                ..Thread::default()
+            };
+            let row = self.profile.thread(row);
+            self.ring(&thread.ring, nodes, placed, row);
+        }
+        self.dropped(inner.ended_dropped);
+    }
+
+    /// The intervals of a thread, whose rows are these nodes of the tree.
+    fn ring(&mut self, ring: &Ring, nodes: &[u32], placed: &[Option<NodeId>], thread: ThreadId) {
         if self.scope.options.intervals == 0 {
             return;
         }
-        let start = self.scope.start.ticks;
-        let mut dropped = 0;
-        for (i, (thread, _)) in now.threads.iter().enumerate() {
-            let ring = thread.ring.lock().unwrap_or_else(PoisonError::into_inner);
-            dropped += ring.dropped;
-            for interval in ring.intervals.iter().filter(|interval| interval.to > start) {
-                let task = |number: u32| self.task_rows.get(number as usize).copied().flatten();
-                let kind = match interval.what {
-                    // A call recorded after this look began has a row that is not in it.
-                    What::Call(row) => {
-                        nodes[i].get(row as usize).and_then(|&node| placed[node as usize]).map(SpanKind::Call)
-                    }
-                    What::Run(number) => task(number).map(SpanKind::Run),
-                    What::Wait(number) => task(number).map(SpanKind::Wait),
-                    What::Queued(number) => task(number).map(SpanKind::Queued),
-                };
-                let Some(kind) = kind else { continue };
-                let span = Span {
-                    start_ns: self.time(interval.from),
-                    end_ns: self.time(interval.to),
-                    thread: threads[i],
-                    kind,
-                };
-                self.profile.activity.spans.push(span);
-            }
+        self.dropped(ring.dropped);
+        for interval in ring.intervals.iter().filter(|interval| interval.to > self.scope.start.ticks) {
+            let task = |number: u32| self.task_rows.get(number as usize).copied().flatten();
+            let kind = match interval.what {
+                // A call recorded after this look began has a row that is not in it.
+                What::Call(row) => nodes.get(row as usize).and_then(|&node| placed[node as usize]).map(SpanKind::Call),
+                What::Run(number) => task(number).map(SpanKind::Run),
+                What::Wait(number) => task(number).map(SpanKind::Wait),
+                What::Queued(number) => task(number).map(SpanKind::Queued),
+            };
+            let Some(kind) = kind else { continue };
+            let (start_ns, end_ns) = (self.time(interval.from), self.time(interval.to));
+            self.profile.activity.spans.push(Span { start_ns, end_ns, thread, kind });
         }
-        if dropped > 0 {
-            self.profile.meta.losses.push(("timeline_full".to_owned(), dropped));
+    }
+
+    fn dropped(&mut self, count: u64) {
+        if count == 0 || self.scope.options.intervals == 0 {
+            return;
+        }
+        let losses = &mut self.profile.meta.losses;
+        match losses.iter_mut().find(|(reason, _)| reason == "timeline_full") {
+            Some((_, known)) => *known += count,
+            None => losses.push(("timeline_full".to_owned(), count)),
         }
     }
 }

@@ -9,8 +9,12 @@ import callflow_tracer
 import pytest
 
 NAMES = {
-    "callflow_tracer": "CallGraph CallNode PerformanceStats compare_graphs export_json get_memory_usage profile_function "
-    "profile_section",
+    "callflow_tracer": "AsyncCallGraph CallGraph CallNode CallTracer PerformanceStats clear_trace compare_graphs export_json "
+    "gather_traced get_async_stats get_current_graph get_memory_usage profile_function profile_section trace trace_async "
+    "trace_scope trace_scope_async",
+    "callflow_tracer.async_tracer": "AsyncCallGraph AsyncSpan AsyncTracer gather_traced get_async_stats trace_async "
+    "trace_scope_async",
+    "callflow_tracer.tracer": "CallTracer TraceEdge TraceNode trace trace_scope",
     "callflow_tracer.comparison": "compare_graphs compare_traces generate_comparison_report get_diff",
     "callflow_tracer.exporter": "CSVExporter JSONExporter SVGExporter export_json",
     "callflow_tracer.profiling": "PerformanceStats compare_profiles get_cpu_profile get_memory_profile get_memory_usage "

@@ -70,17 +70,6 @@ def test_speedscope(tmp_path):
     assert opened.count("leaf") == 6 and opened.count("work") == 1
 
 
-def test_speedscope_without_a_timeline():
-    with trace_scope() as graph:
-        work()
-    data = json.loads(graph._to_native().to_bytes("speedscope"))
-    (profile,) = data["profiles"]
-    assert profile["type"] == "sampled" and profile["name"] == "all threads"
-    names = [frame["name"] for frame in data["shared"]["frames"]]
-    assert "middle" in {names[stack[-1]] for stack in profile["samples"]}
-    assert sum(profile["weights"]) == pytest.approx(graph.total_time * 1e9)
-
-
 def test_no_timeline_to_write(tmp_path):
     with trace_scope() as graph:
         work()
