@@ -366,10 +366,10 @@ impl Recorder {
         entry: Entry,
     ) -> Option<(&'static Row, FunctionKind, Standing)> {
         let standing = if entry == Entry::Resume { Standing::Resumed } else { Standing::Entered };
-        if self.has_room_above() {
-            if let Some(child) = self.recent(parent, key) {
-                return Some((child, kind_of(child.kind.load(Ordering::Relaxed)), standing));
-            }
+        if self.has_room_above()
+            && let Some(child) = self.recent(parent, key)
+        {
+            return Some((child, kind_of(child.kind.load(Ordering::Relaxed)), standing));
         }
         self.find_child(site, parent, key, standing)
     }
