@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 import spprof
@@ -108,6 +110,36 @@ def test_names_of_a_run(sampled: Path) -> None:
     assert all(between), "no native frames between caller and callee"
     natives = {frame.function_name for sample in profile.samples for frame in sample.frames if frame.is_native}
     assert not [name for name in natives if "_PyEval_EvalFrameDefault" in name or "Vectorcall" in name]
+
+
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
+def test_names_after_a_sudden_end(run_program: Any, tmp_path: Path, end: signal.Signals) -> None:
+    """Saved on SIGTERM the profile has names; the journal of a killed process gets them when it is opened."""
+    if not spprof.native_unwinding_available():
+        pytest.skip("no native frames on this platform")
+    # Of a format that holds no addresses.
+    path = tmp_path / "p.json"
+    journal = tmp_path / "p.json.journal"
+    program = """
+        import os, spprof, sys
+        path, journal, end = sys.argv[1:]
+        spprof.start(interval_ms=1, native=True, output_path=path)
+        written = 0
+        while written < 50:
+            for _ in range(50):
+                sorted(range(2000), key=lambda number: -number)
+            if os.path.exists(journal):
+                written = spprof.load(journal).sample_count
+        os.kill(os.getpid(), int(end))
+        while True:
+            pass
+    """
+    run_program(program, path, journal, int(end), expect_rc=-end)
+    profile = spprof.load(path if end == signal.SIGTERM else journal)
+    natives = {frame for sample in profile.samples for frame in sample.frames if frame.is_native}
+    assert natives
+    assert all(frame.function_name and frame.module for frame in natives)
+    assert not any("_PyEval_EvalFrameDefault" in frame.function_name for frame in natives)
 
 
 def test_sums_of_a_run(sampled: Path) -> None:
