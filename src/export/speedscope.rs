@@ -8,7 +8,7 @@ use crate::format::WriteOptions;
 use crate::frames::{FrameTable, NATIVE_MARK, frame, thread_name, used_nodes};
 use crate::wtf8;
 use rustc_hash::FxHashMap;
-use spprof_model::{Metadata, NodeId, Profile, Sample, StringId};
+use spprof_model::{Metadata, NodeId, Profile, Sample, StringId, Values};
 use std::io::{self, Write};
 
 /// Rendered stacks kept at most, in bytes; beyond it the cache starts anew.
@@ -48,8 +48,14 @@ struct Entry {
     weight_ns: u64,
 }
 
-/// The samples of each thread, in order.
+/// The samples of each thread, in order. Where the columns are all there is, one entry a stack, all threads in one.
 fn by_thread(profile: &Profile) -> Vec<Vec<Entry>> {
+    if is_of_columns(profile) {
+        let values = Values::of_profile(profile);
+        let entry = |(i, weight_ns)| Entry { node: NodeId::from_index(i as u32), weight_ns };
+        let used = |(i, _): &(usize, u64)| *i > 0 && (values.samples[*i] > 0 || values.weight_ns[*i] > 0);
+        return vec![values.weight_ns.iter().copied().enumerate().filter(used).map(entry).collect()];
+    }
     let mut sizes = vec![0; profile.threads().len()];
     for sample in profile.samples() {
         sizes[sample.thread.index()] += 1;
@@ -59,6 +65,11 @@ fn by_thread(profile: &Profile) -> Vec<Vec<Entry>> {
         threads[thread.index()].push(Entry { node, weight_ns });
     }
     threads
+}
+
+/// A trace, or a call graph from a file: calls and times that no timeline tells the order of.
+fn is_of_columns(profile: &Profile) -> bool {
+    profile.is_trace() || profile.is_without_timeline()
 }
 
 fn write_file(
@@ -135,7 +146,8 @@ fn write_thread(
     out: &mut dyn Write,
 ) -> io::Result<()> {
     let mut name = Vec::new();
-    wtf8::push_json(&mut name, &thread_name(profile, thread));
+    let all = b"all threads".as_slice();
+    wtf8::push_json(&mut name, &if is_of_columns(profile) { all.to_vec() } else { thread_name(profile, thread) });
     let end_value = entries.iter().fold(0_u64, |sum, entry| sum.saturating_add(entry.weight_ns));
     out.write_all(b"{\"type\":\"sampled\",\"name\":")?;
     out.write_all(&name)?;

@@ -95,6 +95,11 @@ fn a_trace_in_other_formats() {
         lines,
         ["main (/src/a.py:5) 1500000", "main (/src/a.py:5);main (/src/a.py:6);main (/src/a.py:7) 500000"]
     );
+    let speedscope = reread(&bytes(&trace(), Format::Speedscope));
+    assert_eq!(
+        speedscope.samples().map(|sample| sample.weight_ns).collect::<Vec<_>>(),
+        [1_500_000_000, 1, 499_999_999, 0]
+    );
     let pprof = reread(&bytes(&trace(), Format::Pprof));
     let sum = |profile: &Profile, column| profile.column(column).unwrap().iter().sum::<u64>();
     assert_eq!((sum(&pprof, Column::Calls), sum(&pprof, Column::SelfNs)), (10, 2_000_000_000));
