@@ -9,6 +9,7 @@ it before the program's first line. So the program runs as it would without us: 
     SPPROF_FORMAT        speedscope, collapsed, pprof, svg, spprof. Default: by the suffix
     SPPROF_NATIVE        1: native frames, too; full: those of the interpreter as well
     SPPROF_INTERVAL_MS, SPPROF_INTERVAL_US, SPPROF_MEMORY_LIMIT_MB, SPPROF_CLOCK, SPPROF_ENGINE: as for spprof.start()
+    SPPROF_TRACE         set by `spprof trace`: trace calls instead, with these options of the tracer, as JSON
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Optional
 
+    from .tracing import CallTracer
+
 VARIABLES = (
     "SPPROF",
     "SPPROF_OUTPUT",
@@ -34,6 +37,7 @@ VARIABLES = (
     "SPPROF_CLOCK",
     "SPPROF_ENGINE",
     "SPPROF_NATIVE",
+    "SPPROF_TRACE",
 )
 OFF = ("", "0")
 RUN = "run"
@@ -49,6 +53,8 @@ HOW_TO_OPEN = {
     "svg": "open it in a browser",
     "spprof": "read it with: spprof report {path}",
 }
+INTERPRETER = "<interpreter>"
+PROGRAM_BEGINS = ("cpython.run_file", "cpython.run_module", "cpython.run_command", "cpython.run_stdin")
 # A bad setting or a profiler that cannot start: what `spprof run` exits with, before the program did anything.
 EXIT_USAGE = 2
 
@@ -63,6 +69,9 @@ def start() -> None:
     if mode in OFF or _started:
         return
     _started = True
+    if "SPPROF_TRACE" in os.environ:
+        _start_trace()
+        return
     try:
         settings = checked(
             _number("SPPROF_INTERVAL_MS", 10),
@@ -87,6 +96,61 @@ def start() -> None:
         for variable in (*VARIABLES, OWNER):
             os.environ.pop(variable, None)
         atexit.register(_finish)
+
+
+def _start_trace() -> None:
+    import json
+
+    from .tracing import CallTracer
+
+    path = os.environ["SPPROF_OUTPUT"]
+    try:
+        options = json.loads(os.environ["SPPROF_TRACE"])
+        tracer = CallTracer(**options)
+        for variable in (*VARIABLES, OWNER):
+            os.environ.pop(variable, None)
+        atexit.register(_finish_trace, tracer, path, os.getpid())
+        # The function that opens a scope is in its graph, with the time outside of all others: here, the interpreter's.
+        opener = compile("start()", "", "exec").replace(co_name=INTERPRETER)
+        if sys.version_info >= (3, 11):
+            opener = opener.replace(co_qualname=INTERPRETER)
+        # What the interpreter still does before the program is not the program's: it tells by an audit event when it
+        # begins. Hooks of these events cannot be taken away, but this one does nothing afterwards.
+        waiting = [tracer.start]
+
+        def begin(event: str, _: object) -> None:
+            if waiting and event in PROGRAM_BEGINS:
+                try:
+                    exec(opener, {"start": waiting.pop(), "__name__": ""})
+                except RuntimeError as error:
+                    _say(f"not tracing: {error}")
+                    os._exit(EXIT_USAGE)
+
+        sys.addaudithook(begin)
+    except Exception as error:
+        _say(f"not tracing: {error}")
+        os._exit(EXIT_USAGE)
+
+
+def _finish_trace(tracer: CallTracer, path: str, pid: int) -> None:
+    """The interpreter ends: save, and say where. In a child after fork the trace is its parent's."""
+    if os.getpid() != pid:
+        return
+    tracer.stop()
+    graph = tracer.get_graph()
+    try:
+        graph.save(path)
+    except OSError as error:
+        _say(f"the trace is lost: cannot write to {path}: {error}")
+        return
+    import shlex
+
+    figures = tracer.get_statistics()
+    shown = os.path.relpath(path) if path.startswith(os.getcwd() + os.sep) else path
+    _say(
+        f"{figures['total_calls']} calls of {figures['functions']} functions in {figures['wall_time']:.3f} s, in {shown} - "
+        f"read it with: spprof report {shlex.quote(shown)}"
+    )
 
 
 def _number(variable: str, default: Optional[int]) -> Optional[int]:

@@ -237,9 +237,14 @@ def get_memory_profile(limit: int = TOP) -> dict[str, Any]:
 
     Returns:
         `current_mb`, `peak_mb` of the process, and `top`: dictionaries of `place`, `size_mb`, `count`, largest first, of what
-        Python allocated since `tracemalloc.start()`. Where tracemalloc is not running, `top` is None.
+        Python allocated since `tracemalloc.start()`; None where tracemalloc is not running. `heap`: the snapshot of
+        `spprof.memprof`; None where that is not running.
     """
+    import sys
     import tracemalloc
+
+    memprof = sys.modules.get("spprof.memprof")
+    heap = memprof.get_snapshot() if memprof is not None and memprof._running else None
 
     top = None
     if tracemalloc.is_tracing():
@@ -248,7 +253,7 @@ def get_memory_profile(limit: int = TOP) -> dict[str, Any]:
             {"place": f"{row.traceback[0].filename}:{row.traceback[0].lineno}", "size_mb": row.size / MB, "count": row.count}
             for row in statistics
         ]
-    return {**get_memory_usage().keys_and_values(), "top": top}
+    return {**get_memory_usage().keys_and_values(), "top": top, "heap": heap}
 
 
 def compare_profiles(profile1: Any, profile2: Any) -> dict[str, Any]:

@@ -242,6 +242,21 @@ def test_profiles_of_the_last_measurement() -> None:
     assert len(kept) == 5
 
 
+def test_the_heap_profiler_s_snapshot(run_program: Any) -> None:
+    """While it runs, the memory profile has what it knows; before and after, nothing."""
+    program = """
+        from spprof import memprof
+        from spprof.profiling import get_memory_profile
+        assert get_memory_profile()["heap"] is None
+        memprof.start(sampling_rate_kb=4)
+        kept = [bytearray(100_000) for _ in range(50)]
+        heap = get_memory_profile()["heap"]
+        memprof.stop()
+        print(type(heap).__name__, len(heap.samples) > 0, get_memory_profile()["heap"])
+    """
+    assert run_program(program).stdout == "HeapSnapshot True None\n"
+
+
 def test_compare_profiles() -> None:
     """Two measurements are compared as profiles are; those without samples are told."""
     with profile_section("a") as a:

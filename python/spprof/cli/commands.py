@@ -12,11 +12,14 @@ from .doctor import doctor
 from .export import export
 from .report import report
 from .run import run
+from .trace import trace
 
 EXAMPLES = """\b
 Examples:
   spprof run -o profile.spprof script.py argument
   spprof report --lines profile.spprof
+  spprof trace -o trace.json script.py argument
+  spprof compare --fail-on 5% 'main-*.json' 'branch-*.json'
   spprof convert profile.spprof profile.svg
 """
 
@@ -24,11 +27,12 @@ Examples:
 @click.group(context_settings={"help_option_names": ["-h", "--help"]}, epilog=EXAMPLES)
 @click.version_option(package.__version__)
 def spprof() -> None:
-    """A sampling profiler for Python: which functions, lines and threads take the time.
+    """A profiler for Python: which functions, lines and threads take the time, by samples or by counting calls.
 
-    `run` makes a profile of a program, `report` shows it as text, `convert` makes a flame graph or a file for a viewer.
+    `run` makes a profile of a program and `trace` a call graph, `report` shows them as text, `compare` what became slower,
+    `convert` and `export` make flame graphs and files for other tools.
     """
 
 
-for verb in (run, report, compare, convert, export, doctor):
+for verb in (run, trace, report, compare, convert, export, doctor):
     spprof.add_command(verb)

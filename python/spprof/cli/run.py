@@ -12,6 +12,7 @@ import re
 import site
 import subprocess
 import sys
+from collections.abc import Sequence
 from typing import Optional
 
 import click
@@ -133,20 +134,11 @@ def run(
     PROGRAM is a script, or a module after -m, or text after -c; its ARGUMENTS follow. Options of spprof come before it.
     The exit status is the program's own.
     """
-    if module and code:
-        raise click.UsageError("-m and -c exclude each other")
     try:
         checked(interval_ms, memory_limit_mb, clock, engine, interval_us)
     except ValueError as error:
         raise click.UsageError(str(error)) from None
-    if not _starts_by_environment():
-        raise click.ClickException(
-            f"{START_FILE} is in no site-packages folder of {sys.executable}: spprof must be installed there "
-            "(pip install spprof), and python must not run with -S"
-        )
-    if not (module or code) and not os.path.exists(program):
-        # As python says it, but before a profile of nothing takes the place of an older one.
-        raise click.ClickException(f"can't open file {program!r}: no such file or directory")
+    check_program(program, module=module, code=code)
     environment = {key: value for key, value in os.environ.items() if key not in OURS}
     if memory:
         environment.update(_heap_environment(children, output, output_format, rate_kb, every))
@@ -167,6 +159,11 @@ def run(
             environment["SPPROF_INTERVAL_US"] = str(interval_us)
         if native is not None:
             environment["SPPROF_NATIVE"] = native
+    become(program, arguments, module=module, code=code, environment=environment)
+
+
+def become(program: str, arguments: Sequence[str], *, module: bool, code: bool, environment: dict[str, str]) -> None:
+    """This process becomes an interpreter that runs the program, with our settings in its environment."""
     kind = ["-m"] if module else ["-c"] if code else []
     # The interpreter's own options (-O, -X, -W, ...) stay as they were given to us.
     flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
@@ -194,6 +191,20 @@ def _heap_environment(
         "LD_PRELOAD": f"{library}:{before}" if before else library,
         _heap_env.PRELOAD_BEFORE: before,
     }
+
+
+def check_program(program: str, *, module: bool, code: bool) -> None:
+    """That the program can be run, before an older profile is replaced by one of nothing."""
+    if module and code:
+        raise click.UsageError("-m and -c exclude each other")
+    if not _starts_by_environment():
+        raise click.ClickException(
+            f"{START_FILE} is in no site-packages folder of {sys.executable}: spprof must be installed there "
+            "(pip install spprof), and python must not run with -S"
+        )
+    if not (module or code) and not os.path.exists(program):
+        # As python says it.
+        raise click.ClickException(f"can't open file {program!r}: no such file or directory")
 
 
 def _starts_by_environment() -> bool:
