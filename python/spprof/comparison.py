@@ -292,7 +292,7 @@ def _p_values_of_runs(rows: Sequence[Mapping[str, Any]]) -> list[float]:
     """How likely differences as large are found by chance, the chance being that of finding any in all rows.
 
     Each row is tested as it is and relative to how long its run took as a whole: what holds up a whole run is no change of one
-    function. Both are in one family, so that looking twice costs no more alarms.
+    function. Both are in one family, so that looking twice costs no more alarms; the second counts where it goes the same way.
     """
     times = [[*row["_runs"][0], *row["_runs"][1]] for row in rows]
     relative = [[value / statistics.fmean(row) if any(row) else 1.0 for value in row] for row in times]
@@ -300,7 +300,14 @@ def _p_values_of_runs(rows: Sequence[Mapping[str, Any]]) -> list[float]:
     family = times + [[value / pace for value, pace in zip(row, paces)] for row in times]
     first = len(rows[0]["_runs"][0])
     p_values = _native._differences([row[:first] for row in family], [row[first:] for row in family])
-    return [min(pair) for pair in zip(p_values, p_values[len(rows) :])]
+    return [
+        min(plain, paced) if _rise(row, first) * _rise(relative, first) > 0 else plain
+        for row, relative, plain, paced in zip(times, family[len(rows) :], p_values, p_values[len(rows) :])
+    ]
+
+
+def _rise(values: Sequence[float], first: int) -> float:
+    return statistics.median(values[first:]) - statistics.median(values[:first])
 
 
 def _binomial(before: float, after: float, share_before: float) -> float:
