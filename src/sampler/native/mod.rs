@@ -1,5 +1,6 @@
 //! What native stacks are found by: the modules of the process and the rules of their code. Runs on the manager thread.
 
+mod code;
 mod eval;
 pub mod modules;
 pub mod phdr;

@@ -8,7 +8,11 @@ use crate::sampler::runtime;
 use spprof_model::Module;
 use spprof_sigsafe::unwind::map::{Code, Map};
 use spprof_sigsafe::unwind::rule::Rule;
-use std::fs;
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::ops::Range;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::atomic::{AtomicPtr, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -163,9 +167,12 @@ impl Registry {
             b"linux-vdso.so.1" => b"[vdso]".to_vec(),
             _ => name.clone(),
         };
-        let first = (loaded.code_start as u64).wrapping_sub(loaded.module.bias);
-        let table = loaded.sections.map(|sections| Table::new(&sections, first, &mut self.rules)).unwrap_or_default();
         let module = Module { id: self.next_id, path, device, inode, ..loaded.module };
+        let span = (loaded.code_start as u64 - module.bias)..(loaded.code_end as u64 - module.bias);
+        let file = own_file(&module);
+        let code_at = |range: Range<u64>| read_code(file.as_ref()?, &loaded.segments, range);
+        let table =
+            loaded.sections.map(|sections| Table::new(&sections, span, &mut self.rules, code_at)).unwrap_or_default();
         let holds_eval = loop_by_code().is_some_and(|at| (loaded.code_start..loaded.code_end).contains(&at));
         Known {
             eval: if holds_eval { eval::ranges(&module) } else { Vec::new() },
@@ -177,6 +184,22 @@ impl Registry {
     }
 }
 
+/// The module's file, if it is still the one that was loaded.
+fn own_file(module: &Module) -> Option<File> {
+    let file = File::open(OsStr::from_bytes(&module.path)).ok()?;
+    (module.inode != 0 && file.metadata().ok()?.ino() == module.inode).then_some(file)
+}
+
+/// The code at a range of addresses, from the file.
+fn read_code(file: &File, segments: &[(u64, u64, u64)], range: Range<u64>) -> Option<Vec<u8>> {
+    let (address, offset, length) =
+        *segments.iter().find(|(address, _, length)| (*address..address + length).contains(&range.start))?;
+    let end = range.end.min(address + length);
+    let mut bytes = vec![0; usize::try_from(end - range.start).ok()?];
+    file.read_exact_at(&mut bytes, range.start - address + offset).ok()?;
+    Some(bytes)
+}
+
 /// Where the interpreter's loop is, for the version whose calls can only be told by their code.
 fn loop_by_code() -> Option<usize> {
     const MARKED_FROM_MINOR: u8 = 10;
@@ -185,7 +208,7 @@ fn loop_by_code() -> Option<usize> {
 }
 
 fn into_bytes(path: &std::path::Path) -> Vec<u8> {
-    std::os::unix::ffi::OsStrExt::as_bytes(path.as_os_str()).to_vec()
+    path.as_os_str().as_bytes().to_vec()
 }
 
 /// Which file is mapped where, from `/proc/self/maps`.

@@ -14,6 +14,8 @@ pub struct Loaded {
     /// Addresses in memory that hold code: from the first executable segment to behind the last.
     pub code_start: usize,
     pub code_end: usize,
+    /// Of the segments that hold code: address in the file, place in the file, length.
+    pub segments: Vec<(u64, u64, u64)>,
     /// `None` when it carries no unwind information.
     pub sections: Option<Sections>,
 }
@@ -116,6 +118,7 @@ fn read(bias: u64, headers: &[libc::Elf64_Phdr], name: &[u8], build_id: Vec<u8>)
     Some(Loaded {
         code_start: code().map(start).min()? as usize,
         code_end: code().map(end).max()? as usize,
+        segments: code().map(|it| (it.p_vaddr, it.p_offset, it.p_filesz)).collect(),
         sections: sections(bias, headers),
         module,
     })

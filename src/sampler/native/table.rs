@@ -3,6 +3,7 @@
 //! What a compiler may say there goes far beyond what compilers do say; what we do not understand becomes
 //! [`Rule::Unknown`], where a stack visibly ends, and never a guess.
 
+use super::code;
 use gimli::{
     BaseAddresses, CfaRule, EhFrame, EhFrameHdr, EndianSlice, FrameDescriptionEntry, NativeEndian, Operation, Register,
     RegisterRule, UnwindContext, UnwindExpression, UnwindSection, X86_64,
@@ -10,6 +11,7 @@ use gimli::{
 use rustc_hash::FxHashMap;
 use spprof_sigsafe::unwind::map::UNKNOWN;
 use spprof_sigsafe::unwind::rule::{CallerBp, Cfa, Rule};
+use std::ops::Range;
 
 type Bytes<'a> = EndianSlice<'a, NativeEndian>;
 
@@ -73,9 +75,16 @@ struct Row {
 }
 
 impl Table {
-    /// The table of a module that begins at `first` (in its file's addresses). Entries that cannot be read are left out.
+    /// The table of a module whose code is at the addresses `span` (as in its file). Entries that cannot be read are left out; what
+    /// they leave out is looked at by its instructions, which `code_at` gives for a range of addresses.
     #[must_use]
-    pub fn new(sections: &Sections, first: u64, rules: &mut Rules) -> Self {
+    pub fn new(
+        sections: &Sections,
+        span: Range<u64>,
+        rules: &mut Rules,
+        code_at: impl Fn(Range<u64>) -> Option<Vec<u8>>,
+    ) -> Self {
+        let first = span.start;
         let mut rows = Vec::new();
         for_each_entry(sections, |eh_frame, bases, entry, context| {
             let before = rows.len();
@@ -84,6 +93,22 @@ impl Table {
                 rows.truncate(before);
             }
         });
+        rows.sort_by_key(|row: &Row| row.start);
+        let mut end = first;
+        let described = rows.len();
+        for gap in 0..=described {
+            let row = rows.get(gap).filter(|_| gap < described).copied();
+            let next = row.map_or(span.end, |row| row.start);
+            // Not before the first row: there are the linker's own pieces of code.
+            if gap > 0
+                && next > end.saturating_add(PADDING)
+                && let Some(bytes) = code_at(end..next)
+            {
+                let found = code::rules(&bytes, end);
+                rows.extend(found.into_iter().map(|(start, end, rule)| Row { start, end, rule: rules.intern(rule) }));
+            }
+            end = end.max(row.map_or(span.end, |row| row.end));
+        }
         rows.sort_by_key(|row: &Row| row.start);
         let mut table = Self::default();
         let mut end = first;

@@ -183,7 +183,7 @@ proptest! {
             sections.eh_frame.truncate(left);
         }
         let mut rules = Rules::default();
-        let table = Table::new(&sections, start as u64 - bias, &mut rules);
+        let table = Table::new(&sections, start as u64 - bias..end as u64 - bias, &mut rules, |_| None);
         prop_assert!(table.starts.windows(2).all(|pair| pair[0] < pair[1]));
         prop_assert_eq!(table.starts.len(), table.rules.len());
         let code = Code { start, end, bias: bias as usize, id: 1, starts: &table.starts, rules: &table.rules };

@@ -305,6 +305,10 @@ fn merging_by_address() {
             merged.frames().iter().filter(|frame| frame.as_native().is_none()).map(|frame| frame.code).collect();
         assert_eq!(codes, (0..entries.len()).map(|index| 0x1000 + 16 * index).collect::<Vec<_>>());
     }
+    // A frame without a caller has no call's object: the Python frames are beyond it.
+    let lost = follow(at(0), word(&stack, 0), 0);
+    merge(&python(&[own(1), 0]), &lost, &mut merged);
+    assert_eq!(shape(&merged), "npp");
     // Without native frames there are the Python ones.
     merge(&python(&[own(1), 0]), &Trace::new(), &mut merged);
     assert_eq!(shape(&merged), "pp");
@@ -360,7 +364,9 @@ fn merging_deep_stacks() {
         "_".to_owned(),
         "n".repeat(ROOT_NATIVES - (MAX_FRAMES - LEAF_FRAMES)),
         ".".to_owned(),
-        "pe".repeat(MAX_FRAMES - LEAF_FRAMES),
+        "pe".repeat(MAX_FRAMES - LEAF_FRAMES - 1),
+        // The thread's start calls no loop.
+        "np".to_owned(),
     ];
     assert_eq!((shape(&merged), merged.omitted), (expected.concat(), 300));
 }

@@ -104,7 +104,8 @@ impl Trace {
                 address: found.address,
                 marks: ends | if exact { marks::EXACT } else { 0 },
             };
-            let high = if step == Step::Caller || step == Step::Interrupted { registers.sp() } else { usize::MAX };
+            // What belongs to a frame without a known caller cannot be told: nothing, so that no Python frame goes there.
+            let high = if step == Step::Caller || step == Step::Interrupted { registers.sp() } else { low };
             self.put(taken, Traced { frame: RawFrame::native(native), low, high });
             taken = taken.wrapping_add(1);
             match step {

@@ -1,4 +1,4 @@
-# Runs inside gdb: lets the program run, and at each sampling signal, before it is delivered, writes down the stack as gdb sees it.
+# Runs inside gdb: lets the program run, and at each sampling signal, before it arrives, notes the stack as gdb sees it.
 import json
 import os
 
@@ -22,7 +22,7 @@ gdb.events.stop.connect(on_stop)
 
 
 def stack():
-    """[name, module, address in memory to look its code up by, whether it is not on the stack (inlined, a tail call)], leaf first."""
+    """[name, module, address to look its code up by, whether it is not on the stack (inlined, a tail call)], leaf first."""
     frame, found, exact = gdb.newest_frame(), [], True
     while frame is not None:
         module = gdb.solib_name(frame.pc()) or gdb.current_progspace().filename

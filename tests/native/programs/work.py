@@ -1,6 +1,6 @@
 """Real programs' libraries at work while they are sampled; writes the stacks of the profile.
 
-    work.py KIND SAMPLES OUTPUT
+work.py KIND SAMPLES OUTPUT
 """
 
 from __future__ import annotations

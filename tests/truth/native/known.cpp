@@ -3,7 +3,7 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
-#define OWN extern "C" __attribute__((noinline, noclone, used))
+#define OWN __attribute__((noinline, noclone, used))
 
 // One of these a way, so that who spun is told by the name alone.
 #define SPIN(way, ...) \

@@ -1,18 +1,15 @@
 """C functions that take turns, each called in a way of its own (native/known.cpp): their CPU time, and the stacks seen.
 
-    native.py FOLDER ENGINE INTERVAL_US CPU_SECONDS
+native.py FOLDER ENGINE INTERVAL_US CPU_SECONDS
 """
 
 from __future__ import annotations
 
 import sys
-import threading
 from collections import Counter
-from typing import Any
-
-from account import Book, report, seen
 
 import spprof
+from account import Book, in_threads, report, seen
 
 folder, engine, interval_us, cpu_s = sys.argv[1], sys.argv[2], int(sys.argv[3]), float(sys.argv[4])
 sys.path.insert(0, folder)
@@ -56,31 +53,14 @@ def work(book: Book, end_ns: float) -> None:
             book.call(function)
 
 
-def run(book: Book) -> None:
-    work(book, cpu_s * 0.5e9)
-
-
-# What C++ needs for its first exception, and Python for its first call, is loaded.
-run_once = Book()
-work(run_once, 1)
+# What C++ needs for its first exception is loaded.
+work(Book(), 1)
 spprof.start(interval_us=interval_us, engine=engine, native="full")
 book = Book()
-thread_book: dict[str, Any] = {}
-
-
-def in_thread() -> None:
-    own = Book()
-    work(own, cpu_s * 0.5e9)
-    thread_book.update(own.close())
-
-
-thread = threading.Thread(target=in_thread, name="other")
 work(book, cpu_s * 0.5e9)
 truth = book.close()
-thread.start()
-thread.join()
-truth.update(thread_book)
-losses = spprof.stats().losses  # type: ignore[union-attr]
+truth.update(in_threads({"aside": lambda own: work(own, cpu_s * 0.5e9)}))
+losses = dict(spprof.stats().losses)  # type: ignore[union-attr]
 profile = spprof.stop()
 
 # Leaf first, one text a stack; Python frames in brackets.
@@ -88,4 +68,4 @@ stacks: Counter[str] = Counter()
 for sample in profile.samples:
     names = [frame.function_name if frame.is_native else f"[{frame.function_name}]" for frame in sample.frames]
     stacks[" ".join(names)] += 1
-report(truth=truth, stacks=stacks, losses=losses, metadata=profile._native.metadata(), **seen(profile, truth))
+report(truth=truth, stacks=stacks, losses=losses, metadata=profile.metadata, **seen(profile, truth))
