@@ -120,7 +120,8 @@ def test_another_stack(hazard: Any, c_library: Any) -> None:
                     order = [names.index(name) for name in ("on_other_stack", "interrupted", "run", "call")]
                     assert order == sorted(order), names
             assert seen > 50, (seen, len(profile.samples), profile.samples[-1])
-            ends = [sample for sample in profile.samples if "<native callers unknown>" in {f.function_name for f in sample.frames}]
+            lost = "<native callers unknown>"
+            ends = [sample for sample in profile.samples if lost in {frame.function_name for frame in sample.frames}]
             assert len(ends) * 100 <= len(profile.samples), (ends[0], profile.metadata["losses"])
         """,
         library,
