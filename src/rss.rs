@@ -4,6 +4,7 @@
 //! millisecond, with no lock of the interpreter: a peak that lasts less than that may be missed, one that is held is not.
 
 use crate::error::{Error, Result};
+use crate::sampler::runtime;
 use crate::sampler::signals::AllBlocked;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -17,6 +18,26 @@ const LOOK_EVERY: Duration = Duration::from_millis(1);
 /// Bytes the process holds in memory now.
 pub fn resident() -> Result<u64> {
     File::open("/proc/self/statm").and_then(|file| read(&file)).map_err(|error| Error::os("/proc/self/statm", &error))
+}
+
+/// What glibc's malloc says of its arenas, as XML; `None` with a C library that does not.
+#[must_use]
+pub fn malloc_info() -> Option<Vec<u8>> {
+    type MallocInfo = unsafe extern "C" fn(libc::c_int, *mut libc::FILE) -> libc::c_int;
+    let (mut text, mut length) = (std::ptr::null_mut(), 0);
+    // SAFETY: `int malloc_info(int, FILE *)`, found by its name; the stream's buffer is ours once it is closed.
+    unsafe {
+        let malloc_info = std::mem::transmute::<usize, MallocInfo>(runtime::symbol(c"malloc_info")?);
+        let stream = libc::open_memstream(&raw mut text, &raw mut length);
+        if stream.is_null() {
+            return None;
+        }
+        let failed = malloc_info(0, stream) != 0;
+        libc::fclose(stream);
+        let copy = (!text.is_null()).then(|| std::slice::from_raw_parts(text.cast::<u8>(), length).to_vec());
+        libc::free(text.cast());
+        copy.filter(|_| !failed)
+    }
 }
 
 /// Looks until it is stopped.

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Optional
 
 from . import _native
 from ._heap import AllocationSample, FramePointerHealth, HeapSnapshot, MemProfStats, StackFrame
+from ._rss import RssReport, RssRow, explain
 from ._settings import whole
 
 if TYPE_CHECKING:
@@ -41,7 +42,10 @@ __all__ = [
     "HeapSnapshot",
     "MemProfStats",
     "MemoryProfiler",
+    "RssReport",
+    "RssRow",
     "StackFrame",
+    "explain_rss",
     "get_snapshot",
     "get_stats",
     "preload_path",
@@ -125,6 +129,20 @@ def get_stats() -> MemProfStats:
         RuntimeError: the profiler was never started, or was shut down.
     """
     return MemProfStats._from_native(_native._memprof_stats())
+
+
+def explain_rss() -> RssReport:
+    """What the resident memory of this process consists of: a row each for Python's objects, native blocks, mappings, what the
+    allocators keep, files, stacks and the profiler itself. The rows sum to RSS; `print()` shows them as a table.
+
+    What the kernel tells is exact; what the samples tell is an estimate, with its interval. Other threads go on meanwhile:
+    what they allocate between two looks is in the row of its allocator.
+
+    Raises:
+        RuntimeError: the profiler was never started, or was shut down.
+        OSError: /proc cannot be read.
+    """
+    return explain(get_snapshot())
 
 
 def shutdown() -> None:

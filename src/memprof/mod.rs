@@ -260,6 +260,12 @@ pub fn phase() -> (bool, bool, bool) {
     state(|state| (state.is_running, state.names.is_some(), state.is_shut_down))
 }
 
+/// Bytes for the names of stacks, from malloc and not counted.
+#[must_use]
+pub fn names_bytes() -> u64 {
+    state(|state| state.names.as_ref().map_or(0, Names::memory_bytes))
+}
+
 /// A collection of the garbage collector ended.
 pub fn note_gc() {
     HEAP.gc_epoch.fetch_add(1, Ordering::Relaxed);

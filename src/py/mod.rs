@@ -58,7 +58,7 @@ mod native {
     #[pymodule_export]
     use super::profile::{NativeProfile, format_of, load, load_bytes, write_whole};
     #[pymodule_export]
-    use super::rss::{MemoryWatch, resident_bytes};
+    use super::rss::{MemoryWatch, malloc_info_text, own_memory, resident_bytes};
     #[pymodule_export]
     use super::run::{doctor, get_stats, is_active, note_thread, register_thread, start, stop, unregister_thread};
     #[pymodule_export]

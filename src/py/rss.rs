@@ -1,6 +1,8 @@
-//! The memory of the process, for `spprof.profiling`.
+//! The memory of the process, for `spprof.profiling` and `spprof.memprof.explain_rss`.
 
-use crate::rss::{Watch, resident};
+use crate::memprof;
+use crate::rss::{Watch, malloc_info, resident};
+use crate::sampler::pool;
 use pyo3::prelude::*;
 use std::sync::Mutex;
 
@@ -9,6 +11,20 @@ use std::sync::Mutex;
 #[pyo3(name = "_resident_bytes")]
 pub fn resident_bytes(py: Python<'_>) -> PyResult<u64> {
     Ok(py.detach(resident)?)
+}
+
+/// The profiler's own memory: address space it has reserved, as (address, bytes), and bytes it has from malloc for names.
+#[pyfunction]
+#[pyo3(name = "_own_memory")]
+pub fn own_memory(py: Python<'_>) -> (Vec<(usize, usize)>, u64) {
+    py.detach(|| (pool::reserved().collect(), memprof::names_bytes()))
+}
+
+/// What the C library says of its malloc, if it is glibc.
+#[pyfunction]
+#[pyo3(name = "_malloc_info")]
+pub fn malloc_info_text(py: Python<'_>) -> Option<Vec<u8>> {
+    py.detach(malloc_info)
 }
 
 /// Looks at the process's memory from when it is made until `stop()`.

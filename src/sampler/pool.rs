@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use spprof_sigsafe::ring::RING_WORDS;
 use spprof_sigsafe::thread::{NativeOwn, ThreadState};
 use spprof_sigsafe::zone::ZONE;
-use std::sync::atomic::{AtomicPtr, Ordering};
+use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Threads sampled at the same time. The reservation is address space, not memory: 16 Ki x 138 KiB = 2.2 GB.
@@ -31,6 +31,16 @@ unsafe impl Send for Pool {}
 /// Leaked on creation. A forked child forgets it, locked or not, and makes its own (see [`abandon`]).
 static POOL: AtomicPtr<Mutex<Pool>> = AtomicPtr::new(std::ptr::null_mut());
 
+/// What was reserved, as (address, bytes), for those who account for the process's memory. A process reserves a handful; of a
+/// chain of forks that fills the list, the last are not in it.
+static RESERVED: [(AtomicUsize, AtomicUsize); 64] = [const { (AtomicUsize::new(0), AtomicUsize::new(0)) }; 64];
+
+/// The address space that was reserved so far, as (address, bytes).
+pub fn reserved() -> impl Iterator<Item = (usize, usize)> {
+    let load = |number: &AtomicUsize| number.load(Ordering::Acquire);
+    RESERVED.iter().map(move |(address, bytes)| (load(address), load(bytes))).filter(|(_, bytes)| *bytes != 0)
+}
+
 /// Zeroed address space for ever, which costs memory only where it is touched. `purpose` is for the error's text.
 pub fn reserve(bytes: usize, purpose: &str) -> Result<*mut u8> {
     // SAFETY: a fresh private mapping.
@@ -52,6 +62,12 @@ pub fn reserve(bytes: usize, purpose: &str) -> Result<*mut u8> {
     unsafe {
         libc::madvise(address, bytes, libc::MADV_DONTDUMP);
         libc::madvise(address, bytes, libc::MADV_NOHUGEPAGE);
+    }
+    for (place, length) in &RESERVED {
+        if place.compare_exchange(0, address as usize, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
+            length.store(bytes, Ordering::Release);
+            break;
+        }
     }
     Ok(address.cast())
 }
