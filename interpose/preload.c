@@ -87,12 +87,36 @@ HOOK_SCOPE void *hook_mmap64(void *, size_t, int, int, int, off_t) __asm__("mmap
 
 static _Atomic(int) finding;
 
+/* Whether an address that dlsym gave is of a function that is not ours. A program that is not position-independent and takes a
+ * function's address gives a stub of its own for it, which would come back to us: its symbol is not defined. (Our own
+ * functions cannot be told by their addresses: in C, too, their names mean whatever comes first in the process.) */
+static int is_another(void *function)
+{
+#ifdef __GLIBC__
+    Dl_info theirs, ours;
+    const ElfW(Sym) *symbol = NULL;
+    return dladdr(&control, &ours) && dladdr1(function, &theirs, (void **)&symbol, RTLD_DL_SYMENT) &&
+           theirs.dli_fbase != ours.dli_fbase && symbol && symbol->st_shndx != SHN_UNDEF;
+#else
+    (void)function;
+    return 0;
+#endif
+}
+
+/* What a hook passes on to. Where another allocator comes before us it is that one: only calls of what it lacks come here
+ * (reallocarray, say), and with its blocks. */
+static void *real_of(const char *name)
+{
+    void *first = dlsym(RTLD_DEFAULT, name);
+    return first && is_another(first) ? first : dlsym(RTLD_NEXT, name);
+}
+
 static void find_real(void)
 {
     atomic_store(&finding, 1);
     void *found;
 #define HOOK(result, name, parameters, arguments) \
-    found = dlsym(RTLD_NEXT, #name);              \
+    found = real_of(#name);                       \
     if (found)                                    \
         real_##name = (result(*) parameters)found;
 #include "hooks.def"

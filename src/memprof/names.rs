@@ -25,6 +25,8 @@ pub struct Names {
     callers: FxHashMap<u64, Option<FunctionId>>,
     /// Where the interpreter's own code begins in memory.
     interpreter: usize,
+    /// Where ours does. Between CPython and malloc are our hooks, and both may leave by a jump.
+    own: usize,
     native: FunctionId,
     unresolved: FunctionId,
     truncated: FunctionId,
@@ -60,6 +62,7 @@ impl Names {
             by_code: FxHashMap::default(),
             callers: FxHashMap::default(),
             interpreter: object_of(runtime.gilstate as usize).map_or(0, |object| object.base),
+            own: object_of(Self::new as *const () as usize).map_or(0, |object| object.base),
             native,
             unresolved,
             truncated,
@@ -115,8 +118,9 @@ impl Names {
         }
         // A return address may be the first byte of the next function.
         let object = object_of(address as usize - 1);
-        let function =
-            object.filter(|object| object.base != self.interpreter && !object.is_c_library()).map(|object| {
+        let function = object
+            .filter(|object| object.base != self.interpreter && object.base != self.own && !object.is_c_library())
+            .map(|object| {
                 let name = object.symbol.unwrap_or_else(|| {
                     let file = object.path.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
                     format!("{}+{:#x}", String::from_utf8_lossy(file), address as usize - object.base).into_bytes()
