@@ -11,6 +11,7 @@ reads it before the program's first line. What was allocated before that, by the
     SPPROF_MEMPROF_RATE_KB      as sampling_rate_kb of spprof.memprof.start()
     SPPROF_MEMPROF_EVERY        seconds between two snapshots while the program runs; each replaces the file, or is a file of
                                 its own where the name has `{n}`. So a program that is killed leaves its last one
+    SPPROF_MEMPROF_RSS=1        tell on stderr at the end what the resident memory consists of
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ VARIABLES = (
     "SPPROF_MEMPROF_FORMAT",
     "SPPROF_MEMPROF_RATE_KB",
     "SPPROF_MEMPROF_EVERY",
+    "SPPROF_MEMPROF_RSS",
 )
 #: LD_PRELOAD as it was before `spprof run --memory`.
 PRELOAD_BEFORE = "SPPROF_MEMPROF_PRELOAD_BEFORE"
@@ -63,7 +65,8 @@ def start() -> None:
             stem, dot, suffix = os.path.basename(output).partition(".")
             output = os.path.join(os.path.dirname(output), f"{stem}-{{pid}}{dot}{suffix}")
         memprof.start(rate_kb if rate_kb != int(rate_kb) else int(rate_kb))  # type: ignore[arg-type]
-        _run = _Run(output, output_format, every, tell=mode == RUN)
+        explain = os.environ.get("SPPROF_MEMPROF_RSS", "") not in OFF
+        _run = _Run(output, output_format, every, tell=mode == RUN, explain=explain)
     except Exception as error:
         _say(f"not profiling memory: {error}")
         if mode == RUN:
@@ -84,11 +87,12 @@ def start() -> None:
 class _Run:
     """Where the snapshots of this process go, and when."""
 
-    def __init__(self, output: str, output_format: Optional[str], every: float, *, tell: bool) -> None:
+    def __init__(self, output: str, output_format: Optional[str], every: float, *, tell: bool, explain: bool) -> None:
         self.output = output
         self.format = output_format
         self.every = every
         self.tell = tell
+        self.explain = explain
         self.pid = os.getpid()
         self.number = 0
         self.ending = threading.Event()
@@ -125,6 +129,11 @@ class _Run:
             return
         if self.tell:
             _say(summary(snapshot, path))
+        if self.explain:
+            try:
+                _say(f"in memory at the end\n{memprof.explain_rss()}")
+            except OSError as error:
+                _say(f"the resident memory cannot be explained: {error}")
 
 
 def summary(snapshot: HeapSnapshot, path: str) -> str:

@@ -162,18 +162,13 @@ def places(samples: Iterable[AllocationSample]) -> list[Place]:
         inverse = -1.0 / math.expm1(-sample.size / sample.weight)
         if sample.domain == "mmap":
             kind = MAPPED
-        elif sample.domain == "python" or any(_is_interpreter(frame.file) for frame in sample.stack[:1]):
+        elif sample.domain == "python" or any(frame.is_python for frame in sample.stack[:1]):
+            # Between Python's line and malloc there is nobody but the interpreter.
             kind = PYTHON
         else:
             kind = NATIVE
         found.append(Place(sample.address, sample.size, kind, inverse))
     return sorted(found)
-
-
-def _is_interpreter(path: str) -> bool:
-    """Whether an object file is CPython itself: what it asks malloc for are Python's objects."""
-    name = os.path.basename(path)
-    return name.startswith("libpython") or path == os.path.realpath(sys.executable)
 
 
 def attribute(
@@ -284,16 +279,20 @@ def add_up(maps: Sequence[Mapping], malloc_free: int, names: int) -> dict[tuple[
 
 def _group(mapping: Mapping, following: Optional[Mapping]) -> str:
     """To whom belongs what a mapping holds beyond its estimates."""
-    if mapping.path == "[heap]":
+    if mapping.path == "[heap]" or _is_arena(mapping, following):
         return MALLOC_REST
-    if mapping.start % GLIBC_HEAP == 0 and following and following.start == mapping.end:
-        if following.permissions == "---p" and following.end % GLIBC_HEAP == 0:
-            return MALLOC_REST
     if PYTHON in mapping.estimates and NATIVE not in mapping.estimates:
         return PYTHON_REST
     if mapping.estimates.keys() & {PYTHON, NATIVE}:
         return MALLOC_REST
     return OTHER
+
+
+def _is_arena(mapping: Mapping, following: Optional[Mapping]) -> bool:
+    """Whether it is the used part of an arena of glibc's: aligned, and with the reserved part behind it."""
+    if not following or mapping.start % GLIBC_HEAP or following.start != mapping.end:
+        return False
+    return following.permissions == "---p" and following.end % GLIBC_HEAP == 0
 
 
 def explain(snapshot: HeapSnapshot) -> RssReport:

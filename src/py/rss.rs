@@ -24,7 +24,11 @@ pub fn own_memory(py: Python<'_>) -> (Vec<(usize, usize)>, u64) {
 #[pyfunction]
 #[pyo3(name = "_malloc_info")]
 pub fn malloc_info_text(py: Python<'_>) -> Option<Vec<u8>> {
-    py.detach(malloc_info)
+    py.detach(|| {
+        // The C library allocates the text, and we free it: in no hook of ours.
+        let _uncounted = memprof::Uncounted::new();
+        malloc_info()
+    })
 }
 
 /// Looks at the process's memory from when it is made until `stop()`.

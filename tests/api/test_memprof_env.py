@@ -44,6 +44,21 @@ def test_run_memory(run_program, tmp_path):
     assert "hold (" in result.stderr and "alive at the end" in result.stderr and "in heap.spprof" in result.stderr
 
 
+def test_rss_is_explained(run_program):
+    """SPPROF_MEMPROF_RSS=1: a table at the end, and the program's children are not asked for one."""
+    result = run_program(START + PROGRAM, env={"SPPROF_MEMPROF": "run", "SPPROF_MEMPROF_RSS": "1"})
+    assert "resident memory (RSS)" in result.stderr and "Python objects" in result.stderr
+    assert "[]" in result.stdout
+
+
+@installed
+def test_run_memory_with_rss(run_program):
+    """The option for it, with memory from malloc seen from the start."""
+    command = [sys.executable, "-m", "spprof", "run", "--memory", "--rss", "-o", "heap.spprof"]
+    result = run_program(PROGRAM, python=command)
+    assert "resident memory (RSS)" in result.stderr and "before start()" not in result.stderr
+
+
 @installed
 def test_run_memory_keeps_an_older_preload(run_program, tmp_path):
     """What the program was to preload, it preloads, and its children alone."""

@@ -106,6 +106,7 @@ Examples:
     metavar="TIME",
     help="With --memory: a snapshot every 10s, 2m ...; each replaces the file, or has its own where the name holds {n}.",
 )
+@click.option("--rss", is_flag=True, help="With --memory: tell at the end what the resident memory consists of.")
 @click.option("--children", is_flag=True, help="Profile the Python programs it starts too, each into a file of its own.")
 @click.option("-m", "module", is_flag=True, help="The program is a module, as in python -m.")
 @click.option("-c", "code", is_flag=True, help="The program is given as text, as in python -c.")
@@ -123,6 +124,7 @@ def run(
     memory: bool,
     rate_kb: int,
     every: float,
+    rss: bool,
     children: bool,
     module: bool,
     code: bool,
@@ -141,7 +143,7 @@ def run(
     check_program(program, module=module, code=code)
     environment = {key: value for key, value in os.environ.items() if key not in OURS}
     if memory:
-        environment.update(_heap_environment(children, output, output_format, rate_kb, every))
+        environment.update(_heap_environment(children, output, output_format, rate_kb, every, rss))
     else:
         environment.update(
             {
@@ -174,7 +176,7 @@ def become(program: str, arguments: Sequence[str], *, module: bool, code: bool, 
 
 
 def _heap_environment(
-    children: bool, output: Optional[str], output_format: Optional[str], rate_kb: int, every: float
+    children: bool, output: Optional[str], output_format: Optional[str], rate_kb: int, every: float, rss: bool
 ) -> dict[str, str]:
     """What starts a heap run in the program: the hooks of malloc, and the settings."""
     try:
@@ -187,6 +189,7 @@ def _heap_environment(
         "SPPROF_MEMPROF_OUTPUT": output or f"heap{_env.SUFFIXES[output_format or 'spprof']}",
         "SPPROF_MEMPROF_RATE_KB": str(rate_kb),
         "SPPROF_MEMPROF_EVERY": str(every),
+        **({"SPPROF_MEMPROF_RSS": "1"} if rss else {}),
         **({"SPPROF_MEMPROF_FORMAT": output_format} if output_format is not None else {}),
         "LD_PRELOAD": f"{library}:{before}" if before else library,
         _heap_env.PRELOAD_BEFORE: before,
