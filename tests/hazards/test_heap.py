@@ -364,17 +364,74 @@ def test_another_allocator(hazard, allocator, order):
 def test_the_library_needs_nobody():
     """Without Python, without a profiler, with another allocator before or behind it, programs run as they did."""
     library = str(memprof.preload_path())
-    others = [
-        path for path in ("libjemalloc.so.2", "libmimalloc.so.2", "libtcmalloc_minimal.so.4") if ctypes.util.find_library(path)
-    ]
+    others = [path for name in ALLOCATORS if (path := ctypes.util.find_library(name))]
     for order in [library, *(f"{library}:{other}" for other in others), *(f"{other}:{library}" for other in others)]:
         for command in (
-            ["/bin/ls", "/"],
+            ["/bin/ls", "-l", "/"],
             ["/bin/sh", "-c", "echo $(ls / | sort | head -3)"],
             [sys.executable, "-c", "import json"],
         ):
             run = subprocess.run(command, env={**os.environ, "LD_PRELOAD": order}, capture_output=True, text=True)
             assert (run.returncode, run.stderr) == (0, ""), (order, command, run)
+
+
+# An allocator without reallocarray, which can tell a block that is not its own.
+OTHER = r"""
+#include <stdlib.h>
+#include <string.h>
+static _Alignas(16) char area[1 << 20];
+static size_t used;
+void *malloc(size_t size)
+{
+    size_t *block = (void *)(area + __atomic_fetch_add(&used, (size + 31) & ~(size_t)15, __ATOMIC_RELAXED));
+    if ((char *)block + size + 16 > area + sizeof area) return NULL;
+    block[0] = size, block[1] = 0x600d;
+    return block + 2;
+}
+static size_t size_of(void *block)
+{
+    if (((size_t *)block)[-1] != 0x600d) abort();
+    return ((size_t *)block)[-2];
+}
+void free(void *block) { if (block) size_of(block); }
+void *calloc(size_t count, size_t size) { return malloc(count * size); }
+void *realloc(void *block, size_t size)
+{
+    void *moved = malloc(size);
+    if (block && moved) memcpy(moved, block, size < size_of(block) ? size : size_of(block));
+    return moved;
+}
+"""
+CALLER = r"""
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+int main(void)
+{
+    char *block = malloc(100);
+    strcpy(block, "kept");
+    block = reallocarray(block, 100, 100);
+    puts(block);
+    free(block);
+    return 0;
+}
+"""
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
+@pytest.mark.parametrize("kind", [["-fpie", "-pie"], ["-fno-pie", "-no-pie"]])
+def test_what_another_allocator_lacks(tmp_path: Path, kind):
+    """A block of an allocator that comes first, in a function that it lacks and we have."""
+    for name, text in (("other", OTHER), ("caller", CALLER)):
+        (tmp_path / f"{name}.c").write_text(text)
+    plain = ["cc", "-D_GNU_SOURCE", "-fno-builtin"]
+    subprocess.run([*plain, "-shared", "-fPIC", tmp_path / "other.c", "-o", tmp_path / "other.so"], check=True)
+    subprocess.run([*plain, *kind, tmp_path / "caller.c", "-o", tmp_path / "caller"], check=True)
+    for now in ("", "1"):
+        order = f"{tmp_path / 'other.so'}:{memprof.preload_path()}"
+        environment = {**os.environ, "LD_PRELOAD": order, "LD_BIND_NOW": now}
+        run = subprocess.run([tmp_path / "caller"], env=environment, capture_output=True, text=True)
+        assert (run.returncode, run.stdout) == (0, "kept\n"), run
 
 
 EARLY = r"""
