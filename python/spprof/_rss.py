@@ -26,6 +26,8 @@ Z95 = 1.959964
 PAGE = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
 #: glibc's arenas, but for the first, lie in address space reserved in steps of this.
 GLIBC_HEAP = 64 << 20
+#: Of CPython's own allocator.
+SMALLEST_ARENA = 256 << 10
 HEADER = re.compile(rb"([0-9a-f]+)-([0-9a-f]+) (\S+) \S+ \S+ \d+ *(.*)")
 GLIBC_FREE = re.compile(rb'<total type="(?:fast|rest)" count="\d+" size="(\d+)"/>')
 #: Of an entry in /proc/self/pagemap, the byte with the bit that says the page is in memory.
@@ -223,10 +225,14 @@ def attribute(
             file = os.path.basename(mapping.path)
             is_ours = file.startswith("libspprof_alloc") or mapping.path == _native.__file__
             mapping.owner = (OWN, "") if is_ours else (FILE, mapping.path)
-        elif not mapping.path and before and before.end == mapping.start and _holds_variables(before):
-            # The zeroed variables of a library lie behind those with a value.
+        elif before and before.end == mapping.start and _holds_variables(before) and _may_be_variables(mapping):
+            # The zeroed variables of a library lie behind those with a value. (What is larger has an arena merged into it.)
             mapping.owner = before.owner
         before = mapping
+
+
+def _may_be_variables(mapping: Mapping) -> bool:
+    return not mapping.path and mapping.end - mapping.start < SMALLEST_ARENA
 
 
 def _holds_variables(mapping: Mapping) -> bool:
