@@ -260,9 +260,11 @@ def _restore() -> None:
     if _hooked:
         threading.setprofile(_profile_hook)
         _hooked, _profile_hook = False, None
-    tasks = sys.modules.get(f"{__package__}._tasks")
-    if tasks is not None:
-        tasks.unwatch_all()
+    if f"{__package__}._tasks" in sys.modules:
+        # An import that another thread is still at is waited for.
+        from ._tasks import unwatch_all
+
+        unwatch_all()
 
 
 def _qualify() -> None:

@@ -38,6 +38,9 @@ def watch_running_loop() -> None:
     except AttributeError:
         # A loop without attributes of its own: all of a suspension counts as waiting.
         return
+    if not _native._trace_is_armed():
+        # The trace ended on another thread meanwhile.
+        unwatch_all()
 
 
 def unwatch_all() -> None:
