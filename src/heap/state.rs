@@ -210,7 +210,9 @@ impl Heap {
             return;
         }
         let window = now_ns.wrapping_sub(self.window_ns.load(Ordering::Relaxed));
-        let samples = self.window_samples.load(Ordering::Relaxed);
+        // A window that nobody has renewed for so long has no samples any more.
+        let stale = window >= WINDOW_NS.wrapping_mul(2);
+        let samples = if stale { 0 } else { self.window_samples.load(Ordering::Relaxed) };
         let share = self.max_per_second.load(Ordering::Relaxed) / 10;
         if window >= WINDOW_NS / 2 && samples.wrapping_mul(4) < share {
             self.set_rate((rate / 2).max(base));

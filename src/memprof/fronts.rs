@@ -213,18 +213,27 @@ pub fn comes_from_malloc(control: &Control, size: usize, ask: impl FnOnce() -> u
     }
 }
 
-/// While it lives, nothing that the calling thread allocates is counted: it is the profiler's own.
+/// While it lives, nothing that the calling thread allocates is counted: it is the profiler's own. One within another changes
+/// nothing.
 #[derive(Debug)]
 pub struct Uncounted {
+    is_outermost: bool,
     /// Belongs to the thread.
     _not_send: PhantomData<*const ()>,
 }
 
+/// As `watching`, no size that a probe looks for.
+const UNCOUNTED: u32 = u32::MAX;
+
 impl Uncounted {
     #[must_use]
     pub fn new() -> Self {
-        Self::set(u32::MAX);
-        Self { _not_send: PhantomData }
+        // SAFETY: the calling thread's own.
+        let is_outermost = HEAP.controls().all(|control| unsafe { (*thread_of(control)).watching } != UNCOUNTED);
+        if is_outermost {
+            Self::set(UNCOUNTED);
+        }
+        Self { is_outermost, _not_send: PhantomData }
     }
 
     fn set(watching: u32) {
@@ -247,6 +256,8 @@ impl Default for Uncounted {
 
 impl Drop for Uncounted {
     fn drop(&mut self) {
-        Self::set(0);
+        if self.is_outermost {
+            Self::set(0);
+        }
     }
 }
