@@ -99,13 +99,19 @@ def test_the_tasks_of_a_gather():
 
 
 def test_waiting_and_queued_are_told_apart():
+    begun = []
+
     async def waits(event):
+        begun.append(True)
         await event.wait()
 
     async def main():
         async with trace_scope_async() as graph:
             event = asyncio.Event()
             tasks = [asyncio.ensure_future(waits(event)) for _ in range(2)]
+            while len(begun) < 2:
+                await asyncio.sleep(0)
+            # Both wait from before here.
             await asyncio.sleep(0.02)
             event.set()
             # They are ready from here on, and cannot run.
