@@ -19,10 +19,12 @@ from __future__ import annotations
 import atexit
 import os
 import sys
+import sysconfig
 import threading
 from typing import TYPE_CHECKING, Optional
 
 from . import memprof
+from ._heap import responsible
 
 if TYPE_CHECKING:
     from ._heap import HeapSnapshot
@@ -147,9 +149,29 @@ def summary(snapshot: HeapSnapshot, path: str) -> str:
     ]
     for row in snapshot.top_allocators(5):
         place = f"{row['file']}:{row['line']}" if row["line"] else row["file"]
-        lines.append(f"    {megabytes(row['estimated_bytes']):>10}  {row['function']} ({place})")
+        asker = _asker(snapshot, (row["function"], row["file"], row["line"]))
+        lines.append(f"    {megabytes(row['estimated_bytes']):>10}  {row['function']} ({place}){asker}")
     lines.append(f"in {shown}")
     return "\n".join(lines)
+
+
+def _asker(snapshot: HeapSnapshot, line: tuple[str, str, int]) -> str:
+    """For a line of a library: the program's own function that most of its memory was asked for by."""
+    if not _is_library(line[1]):
+        return ""
+    askers: dict[str, int] = {}
+    for sample in snapshot.samples:
+        if responsible(sample.stack) == line:
+            own = next((str(frame) for frame in sample.stack if frame.is_python and not _is_library(frame.file)), "")
+            askers[own] = askers.get(own, 0) + sample.estimated_bytes
+    most = max(askers, key=lambda own: askers[own], default="")
+    return f", for {most}" if most else ""
+
+
+def _is_library(file: str) -> bool:
+    paths = sysconfig.get_paths()
+    folders = tuple(paths[name] + os.sep for name in ("stdlib", "platstdlib", "purelib", "platlib"))
+    return file.startswith((*folders, "<frozen"))
 
 
 def megabytes(value: float) -> str:

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 from pathlib import Path
 
@@ -42,6 +43,22 @@ def test_run_memory(run_program, tmp_path):
     assert result.stdout == "None []\n"
     assert abs(held(tmp_path / "heap.spprof") - 20_000_000) < 6_000_000
     assert "hold (" in result.stderr and "alive at the end" in result.stderr and "in heap.spprof" in result.stderr
+
+
+def test_a_library_is_asked_by_the_program(run_program):
+    """Memory that a line of the standard library made names the program's own line, too."""
+    program = """
+    import json
+    def remember():
+        pages = []
+        for _ in range(400):
+            pages.append(json.dumps(["x" * 1000] * 50))
+        return pages
+    kept = remember()
+    """
+    result = run_program(START + textwrap.dedent(program), env={"SPPROF_MEMPROF": "run"})
+    (line,) = [line for line in result.stderr.splitlines() if "encoder.py" in line and ", for " in line]
+    assert ", for remember (" in line
 
 
 def test_rss_is_explained(run_program):
