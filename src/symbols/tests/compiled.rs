@@ -1,8 +1,8 @@
 //! Names, lines and inlined functions of libraries that the test has compiled itself.
 
-mod build;
+mod compile;
 
-use build::{Folder, addr2line, name_at, places, resolved, run, symbol, symbols_with};
+use compile::{Folder, addr2line, name_at, places, resolved, run, symbol, symbols_with};
 use std::path::Path;
 use std::process::Command;
 
@@ -118,7 +118,7 @@ fn separate_debug_file() {
     assert_eq!(resolved(&library, &addresses, &[]), whole);
 
     // The name leads nowhere: by build id.
-    let id: String = build::build_id(&library).iter().map(|byte| format!("{byte:02x}")).collect();
+    let id: String = compile::build_id(&library).iter().map(|byte| format!("{byte:02x}")).collect();
     let root = folder.path("debug");
     let place = root.join(".build-id").join(&id[..2]);
     std::fs::create_dir_all(&place).unwrap();
@@ -270,7 +270,7 @@ fn replaced_files() {
     for flag in ["-Wl,--build-id", "-Wl,--build-id=none"] {
         let library = folder.library("lib.c", INLINED, &["-O2", flag]);
         let (start, _) = symbol(&library, "outer");
-        let loaded_id = build::build_id(&library);
+        let loaded_id = compile::build_id(&library);
         let inode = std::fs::metadata(&library).unwrap().ino();
         let loaded = spprof_symbols::File { path: library.as_os_str().as_bytes(), build_id: &loaded_id, inode };
         let name = |roots: &[&Path]| spprof_symbols::resolve(loaded, &[start], roots).places[0][0].name.clone();
@@ -296,14 +296,14 @@ fn damaged_files() {
         std::fs::write(&cut, &whole[..len]).unwrap();
         let inode = std::fs::metadata(&cut).map(|m| std::os::unix::fs::MetadataExt::ino(&m)).unwrap();
         let path = cut.to_str().unwrap().as_bytes();
-        let build_id = build::build_id(&library);
+        let build_id = compile::build_id(&library);
         for build_id in [&build_id[..], &[]] {
             let file = spprof_symbols::File { path, build_id, inode };
             assert_eq!(spprof_symbols::resolve(file, &[start, 0, u64::MAX], &[]).places.len(), 3);
         }
     }
     // Every hundredth byte turned over, one at a time.
-    let build_id = build::build_id(&library);
+    let build_id = compile::build_id(&library);
     let bent = folder.path("bent.so");
     for i in (0..whole.len()).step_by(101) {
         let mut bytes = whole.clone();

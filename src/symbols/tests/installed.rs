@@ -1,8 +1,8 @@
 //! Libraries as they are installed: some thousand addresses of each, against what binutils say.
 
-mod build;
+mod compile;
 
-use build::{addr2line, resolved, run};
+use compile::{addr2line, resolved, run};
 use object::{Object, ObjectSection};
 use spprof_symbols::{File, resolve};
 use std::collections::BTreeSet;
