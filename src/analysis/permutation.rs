@@ -6,8 +6,8 @@
 
 /// Deals tried at most; when there are no more than these, all of them.
 const MOST_DEALS: u64 = 20_000;
-/// Beyond this many (robust) standard deviations from the median a run is an accident, and counts as one of this size.
-const CLIP: f64 = 4.0;
+/// Beyond this many (robust) standard deviations outside the quartiles a run is an accident, and counts as one of this size.
+const CLIP: f64 = 3.0;
 /// Relative deviation that is never taken to be smaller: clocks and alignment.
 const FLOOR: f64 = 0.002;
 
@@ -56,11 +56,10 @@ struct Row {
 impl Row {
     fn new(before: &[f64], after: &[f64]) -> Self {
         let mut values: Vec<f64> = before.iter().chain(after).copied().collect();
-        let middle = median(&values);
-        let spread = 1.4826 * median(&values.iter().map(|value| (value - middle).abs()).collect::<Vec<_>>());
+        let (least, most) = fences(&values);
         let mean = values.iter().sum::<f64>() / values.len().max(1) as f64;
         for value in &mut values {
-            let clipped = value.clamp(middle - CLIP * spread, middle + CLIP * spread);
+            let clipped = value.clamp(least, most);
             *value = if mean > 0.0 && mean.is_finite() { clipped / mean } else { 0.0 };
         }
         let sum = values.iter().sum();
@@ -79,14 +78,21 @@ impl Row {
     }
 }
 
-fn median(values: &[f64]) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    match sorted.len() {
-        0 => 0.0,
-        n if n % 2 == 1 => sorted[n / 2],
-        n => f64::midpoint(sorted[n / 2 - 1], sorted[n / 2]),
-    }
+/// Between which values a run is no accident. The scale is a quartile of the distances between pairs (Rousseeuw and Croux 1993):
+/// unlike the median deviation it stays that of a group when the groups lie apart, as half of the pairs are within one.
+fn fences(values: &[f64]) -> (f64, f64) {
+    const TO_STANDARD_DEVIATIONS: f64 = 2.2219;
+    let pairs = values.iter().enumerate().flat_map(|(i, a)| values.iter().skip(i + 1).map(move |b| (a - b).abs()));
+    let spread = TO_STANDARD_DEVIATIONS * quantile(pairs.collect(), 0.25);
+    let (lower, upper) = (quantile(values.to_vec(), 0.25), quantile(values.to_vec(), 0.75));
+    (lower - CLIP * spread, upper + CLIP * spread)
+}
+
+/// The value at this fraction of the sorted ones; 0 of none.
+fn quantile(mut values: Vec<f64>, fraction: f64) -> f64 {
+    values.sort_by(f64::total_cmp);
+    let at = fraction * values.len().saturating_sub(1) as f64;
+    values.get(at.round() as usize).copied().unwrap_or(0.0)
 }
 
 /// n over k; `None` when it is beyond counting.
