@@ -42,7 +42,9 @@ def test_run_memory(run_program, tmp_path):
     result = run_program(PROGRAM, python=[sys.executable, "-m", "spprof", "run", "--memory", "-o", "heap.spprof"])
     assert result.stdout == "None []\n"
     assert abs(held(tmp_path / "heap.spprof") - 20_000_000) < 6_000_000
-    assert "hold (" in result.stderr and "alive at the end" in result.stderr and "in heap.spprof" in result.stderr
+    # Before 3.12 a comprehension is a function of its own: the line is the same.
+    assert f"({result.path}:5)" in result.stderr, result.describe()
+    assert "alive at the end" in result.stderr and "in heap.spprof" in result.stderr
 
 
 def test_a_library_is_asked_by_the_program(run_program):
