@@ -47,7 +47,8 @@ def test_a_decorated_function_has_stats_from_the_start() -> None:
     stats = expensive_function.performance_stats
     assert isinstance(stats, PerformanceStats) and stats.calls == 2
     assert stats.cpu_time >= 0.06
-    assert stats.wall_time >= stats.cpu_time
+    # Two clocks, not read at the same instant.
+    assert stats.wall_time >= stats.cpu_time * 0.99
     data = stats.to_dict()
     assert data["cpu"]["time"] == stats.cpu_time and data["time"] == stats.wall_time
     assert "burn" in data["cpu"]["profile_data"] and data["cpu"]["samples"] > 0
