@@ -75,7 +75,7 @@ fn is_marked(fd: RawFd) -> bool {
 }
 
 fn let_go(fd: RawFd) {
-    ZONE.bind_fd(fd, std::ptr::null());
+    ZONE.retire_fd(fd);
     if is_marked(fd) {
         // SAFETY: a descriptor of ours, closed once.
         unsafe { libc::close(fd) };

@@ -119,10 +119,21 @@ pub fn name(tid: i32) -> Option<Vec<u8>> {
 /// True when thread `tid` has `signal` blocked.
 #[must_use]
 pub fn blocks(tid: i32, signal: i32) -> bool {
+    is_in("SigBlk:", tid, signal)
+}
+
+/// True when `signal` was sent to thread `tid` and has not been delivered.
+#[must_use]
+pub fn is_pending(tid: i32, signal: i32) -> bool {
+    is_in("SigPnd:", tid, signal)
+}
+
+/// Whether `signal` is in one of the sets of signals that the kernel shows of a thread.
+fn is_in(set: &str, tid: i32, signal: i32) -> bool {
     let Ok(status) = fs::read_to_string(format!("/proc/self/task/{tid}/status")) else { return false };
     status
         .lines()
-        .find_map(|line| line.strip_prefix("SigBlk:"))
+        .find_map(|line| line.strip_prefix(set))
         .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
         .is_some_and(|mask| mask >> (signal - 1) & 1 == 1)
 }

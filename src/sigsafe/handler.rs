@@ -12,7 +12,7 @@ use crate::unwind::map::Map;
 use crate::unwind::merge::{merge, merge_by_code};
 use crate::unwind::rule::Registers;
 use crate::unwind::{Ending, Trace};
-use crate::zone::{Runtime, ZONE};
+use crate::zone::{NotOurs, Runtime, ZONE};
 use core::ffi::{c_int, c_void};
 use core::sync::atomic::Ordering;
 
@@ -150,26 +150,29 @@ pub unsafe extern "C" fn on_sample(signal: c_int, info: *mut libc::siginfo_t, co
     // SAFETY: SA_SIGINFO passes a valid siginfo.
     let state = unsafe { find_state(info) };
     match state {
-        Some(state) => sample(state, context),
+        Ok(Some(state)) => sample(state, context),
+        Ok(None) => {}
         // SAFETY: the arguments are the kernel's.
-        None => unsafe { pass_on(signal, info, context) },
+        Err(NotOurs) => unsafe { pass_on(signal, info, context) },
     }
 }
 
-/// The state a signal of ours carries; `None` for somebody else's signal.
+/// The state a signal of ours carries; `None` when it comes too late to be a sample.
 #[inline(always)]
-unsafe fn find_state(info: *mut libc::siginfo_t) -> Option<&'static ThreadState> {
+unsafe fn find_state(info: *mut libc::siginfo_t) -> Result<Option<&'static ThreadState>, NotOurs> {
     const POLL_IN: c_int = 1;
     // SAFETY: the caller passes the kernel's siginfo; the fields read are those of the si_code at hand.
     unsafe {
         match (*info).si_code {
-            libc::SI_TIMER | libc::SI_QUEUE => ZONE.state_at((*info).si_value().sival_ptr as usize),
+            libc::SI_TIMER | libc::SI_QUEUE => {
+                ZONE.state_at((*info).si_value().sival_ptr as usize).map(Some).ok_or(NotOurs)
+            }
             // A perf event's overflow, by F_SETSIG: `si_fd` follows `si_band` in the SIGPOLL layout.
             POLL_IN => {
                 const SI_FD: usize = 24;
                 ZONE.state_of_fd(info.cast::<u8>().add(SI_FD).cast::<c_int>().read())
             }
-            _ => None,
+            _ => Err(NotOurs),
         }
     }
 }

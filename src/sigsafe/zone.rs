@@ -65,6 +65,13 @@ pub static ZONE: Zone = Zone {
     fault_handler: AtomicUsize::new(0),
 };
 
+/// Stands in the table of descriptors for one that was ours.
+const RETIRED: *mut ThreadState = core::ptr::without_provenance_mut(1);
+
+/// A signal that somebody else made.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct NotOurs;
+
 impl Zone {
     pub fn set_runtime(&self, runtime: &'static Runtime) {
         self.runtime.store(core::ptr::from_ref(runtime).cast_mut(), Ordering::Release);
@@ -157,10 +164,21 @@ impl Zone {
         }
     }
 
+    /// Says that `fd` was ours and is closed now: signals of its that are still on their way are nobody else's.
+    pub fn retire_fd(&self, fd: i32) {
+        if let Some(slot) = self.fd_slot(fd) {
+            slot.store(RETIRED, Ordering::Release);
+        }
+    }
+
+    /// Whose samples `fd` makes; an error when it is none of ours.
     #[inline(always)]
-    #[must_use]
-    pub fn state_of_fd(&self, fd: i32) -> Option<&'static ThreadState> {
-        // SAFETY: `bind_fd` stores null or a pool state.
-        self.fd_slot(fd).and_then(|slot| unsafe { slot.load(Ordering::Acquire).as_ref() })
+    pub fn state_of_fd(&self, fd: i32) -> Result<Option<&'static ThreadState>, NotOurs> {
+        let state = self.fd_slot(fd).map_or(core::ptr::null_mut(), |slot| slot.load(Ordering::Acquire));
+        if state == RETIRED {
+            return Ok(None);
+        }
+        // SAFETY: besides the mark, `bind_fd` stores null or a pool state.
+        unsafe { state.as_ref() }.map(Some).ok_or(NotOurs)
     }
 }

@@ -556,9 +556,10 @@ def test_both_profilers_share_dying_code(hazard):
             churn(300)
             memprof.stop()
             churn(300)
-            names = {f.function_name for s in spprof.stop().samples for f in s.frames} | {
-                f.function_name for s in profile.samples for f in s.frames}
-            assert "<unresolved>" not in names
+            for run in (profile, spprof.stop()):
+                nameless = [s.count for s in run.samples if any(f.function_name == "<unresolved>" for f in s.frames)]
+                # On 3.11 and 3.12 a stack may be met while it is being changed, which is counted.
+                assert sum(nameless) <= run.metadata["losses"]["broken_stack"], run.metadata["losses"]
             for s in memprof.get_snapshot().freed_samples:
                 for f in s.stack:
                     assert f.function != "<unresolved>"

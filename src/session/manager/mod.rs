@@ -16,7 +16,7 @@ use crate::resolve::native::NativeDetail;
 use crate::sampler::linux_perf::MIN_PERIOD_NS;
 use crate::sampler::native::publish::Publisher;
 use crate::sampler::pool;
-use crate::sampler::signals::SignalOwner;
+use crate::sampler::signals::{self, SAMPLE_SIGNAL, SignalOwner};
 use crate::sampler::source::{Engine, Source};
 use crate::sampler::tasks::{self, TaskList};
 use figures::Totals;
@@ -507,7 +507,12 @@ impl Manager {
         }
         ZONE.active.store(false, Ordering::SeqCst);
         let deadline = now_ns() + QUIET_NS;
-        while self.threads.iter().any(|thread| !thread.state.is_quiet()) && now_ns() < deadline {
+        // A signal of ours that is still on its way must not find the host's handler, which is put back next.
+        let is_on_its_way = |thread: &Tracked| !thread.blocked && tasks::is_pending(thread.tid, SAMPLE_SIGNAL);
+        let is_hosts_too = signals::is_chained();
+        while self.threads.iter().any(|it| !it.state.is_quiet() || is_hosts_too && is_on_its_way(it))
+            && now_ns() < deadline
+        {
             std::thread::yield_now();
         }
         let now = now_ns().saturating_sub(self.start_ns);

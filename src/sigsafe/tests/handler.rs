@@ -127,6 +127,10 @@ fn signals_by_descriptor() {
         thread.deliver(POLL_IN, fd as u32 as usize, std::ptr::null_mut());
     }
     assert_eq!((thread.drain().len(), count(&ZONE.foreign) - foreign), (2, 3));
+    // Closed since: no sample, and nobody else's signal either.
+    ZONE.retire_fd(7);
+    thread.deliver(POLL_IN, 7, std::ptr::null_mut());
+    assert_eq!((thread.drain().len(), count(&ZONE.foreign) - foreign), (0, 3));
 }
 
 static PASSED_ON: AtomicUsize = AtomicUsize::new(0);
