@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,7 @@ def test_an_unknown_module_is_told(mixed: Profile) -> None:
 
 @pytest.fixture(scope="module")
 def sampled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that sorts with a key function, as a file."""
+    """A run that sorts with a key function, in two threads, as a file."""
     if not spprof.native_unwinding_available():
         pytest.skip("no native frames on this platform")
     path = tmp_path_factory.mktemp("native") / "p.spprof"
@@ -85,12 +86,17 @@ def sampled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     def key(number: int) -> int:
         return -number
 
-    with spprof.Profiler(interval_ms=1, native=True) as profiler:
-        samples = 0
-        while samples < 200:
+    def ask(enough: int) -> None:
+        while spprof.stats().collected_samples < enough:  # type: ignore[union-attr]
             for _ in range(50):
                 sorted(range(2000), key=key)
-            samples = spprof.stats().collected_samples  # type: ignore[union-attr]
+
+    with spprof.Profiler(interval_ms=1, native=True) as profiler:
+        ask(100)
+        # Another thread's stack begins in another way.
+        thread = threading.Thread(target=ask, args=(300,))
+        thread.start()
+        thread.join()
     profiler.profile.save(path)
     return path
 
@@ -100,14 +106,14 @@ def test_names_of_a_run(sampled: Path) -> None:
     profile = spprof.load(sampled)
     assert profile.metadata["native"] == "folded"
     names = [[frame.function_name.rpartition(".")[2] for frame in sample.frames] for sample in profile.samples]
-    within = [sample for sample in names if "key" in sample and "sampled" in sample]
+    within = [sample for sample in names if "key" in sample and "ask" in sample]
     assert len(within) > 20
     modules = {module.path for module in profile.modules}
     for sample in profile.samples:
         for frame in sample.frames:
             assert frame.is_native == bool(frame.module), frame
             assert not frame.is_native or frame.module in modules, frame
-    between = [sample[sample.index("key") + 1 : sample.index("sampled")] for sample in within]
+    between = [sample[sample.index("key") + 1 : sample.index("ask")] for sample in within]
     # CPYTHON 3.10: a frame that is left stays current after the mark of its call on the stack is gone, some nanoseconds of the
     # fifty that this function takes.
     few = len(between) // (4 if sys.version_info[:2] == (3, 10) else 20)

@@ -21,14 +21,19 @@ pub fn walk(
     outcome
 }
 
+/// No thread state is larger, and no stack as near to one.
+const TSTATE_BYTES: usize = 1024;
+
 /// CPYTHON 3.10: each frame is run by an interpreter call of its own, whose `CFrame` is on the C stack. A call that has just begun
 /// or is about to end has no frame, so the two lists are matched from the root.
 fn note_entries(layout: &Layout, tstate: usize, out: &mut Stack) {
     let (Some(cframe_at), Some(previous_at)) = (layout.tstate_cframe, layout.cframe_previous) else { return };
     let first = load_word(tstate.wrapping_add(cframe_at)).unwrap_or(0);
-    // The last one is part of the thread state.
+    // The last one is part of the thread state, and what it has for a previous one is never set.
     let next = |cframe: usize| {
-        let previous = if is_plausible(cframe) { load_word(cframe.wrapping_add(previous_at)) } else { None };
+        let is_last = cframe.wrapping_sub(tstate) < TSTATE_BYTES;
+        let previous =
+            if is_plausible(cframe) && !is_last { load_word(cframe.wrapping_add(previous_at)) } else { None };
         previous.filter(|previous| *previous != 0)
     };
     let mut calls: usize = 0;
