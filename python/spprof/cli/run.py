@@ -12,7 +12,7 @@ import re
 import site
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Optional
 
 import click
@@ -50,6 +50,18 @@ Examples:
   spprof run --clock wall -o profile.spprof script.py
   spprof run --memory --every 10s -o heap.spprof script.py
 """
+
+
+def takes_a_program(command: Callable[..., None]) -> Callable[..., None]:
+    """The program a verb runs, as python takes it: `module`, `code`, `program` and `arguments` of the function."""
+    for option in (
+        click.argument("arguments", nargs=-1, type=click.UNPROCESSED),
+        click.argument("program", type=click.UNPROCESSED),
+        click.option("-c", "code", is_flag=True, help="The program is given as text, as in python -c."),
+        click.option("-m", "module", is_flag=True, help="The program is a module, as in python -m."),
+    ):
+        command = option(command)
+    return command
 
 
 @click.command(epilog=EXAMPLES, context_settings={"allow_interspersed_args": False, "help_option_names": ["-h", "--help"]})
@@ -108,10 +120,7 @@ Examples:
 )
 @click.option("--rss", is_flag=True, help="With --memory: tell at the end what the resident memory consists of.")
 @click.option("--children", is_flag=True, help="Profile the Python programs it starts too, each into a file of its own.")
-@click.option("-m", "module", is_flag=True, help="The program is a module, as in python -m.")
-@click.option("-c", "code", is_flag=True, help="The program is given as text, as in python -c.")
-@click.argument("program", type=click.UNPROCESSED)
-@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+@takes_a_program
 def run(
     interval_ms: int,
     interval_us: Optional[int],

@@ -1,7 +1,8 @@
 """`spprof trace`: a program with every call counted and timed, and its call graph saved at the end.
 
 As `spprof run`, this process becomes a fresh interpreter, in which the tracer is started by the environment (`_env`): argv,
-`__main__`, path, tracebacks and exit statuses are python's own, and the trace is saved however the program ends.
+`__main__`, path, tracebacks and exit statuses are python's own, and the trace is saved when the interpreter ends: by return,
+exception or sys.exit, but not when a signal ends the process.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import click
 from .. import _env
 from ..callgraph import format_of
 from ..tracing import CallTracer
-from .run import OURS, become, check_program
+from .run import OURS, become, check_program, takes_a_program
 
 EXAMPLES = """\b
 Examples:
@@ -40,10 +41,7 @@ Examples:
 @click.option("--max-depth", type=click.IntRange(min=1), metavar="CALLS", help="Calls on top of each other that are traced.")
 @click.option("--min-duration-ms", type=click.FloatRange(min=0), metavar="MS", help="Shorter calls are their caller's time.")
 @click.option("--args", "include_args", is_flag=True, help="Keep the arguments of each function's last calls.")
-@click.option("-m", "module", is_flag=True, help="The program is a module, as in python -m.")
-@click.option("-c", "code", is_flag=True, help="The program is given as text, as in python -c.")
-@click.argument("program", type=click.UNPROCESSED)
-@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+@takes_a_program
 def trace(
     output: str,
     include: tuple[str, ...],
