@@ -152,12 +152,6 @@ fn remember_fault(index: usize) -> impl Fn(&libc::sigaction) {
     }
 }
 
-/// True when the host has a handler of its own for the sampling signal.
-#[must_use]
-pub fn is_chained() -> bool {
-    !matches!(ZONE.chained.load(Ordering::Acquire), libc::SIG_DFL | libc::SIG_IGN)
-}
-
 /// The dispositions as they were, for putting back. The handlers chain by the statics above.
 #[derive(Clone, Copy)]
 pub struct SignalOwner {

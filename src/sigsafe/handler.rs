@@ -180,11 +180,10 @@ unsafe fn find_state(info: *mut libc::siginfo_t) -> Result<Option<&'static Threa
 /// Not ours: to the handler that was there before us, or nowhere (the signal's default is to be ignored).
 #[cold]
 unsafe fn pass_on(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
-    let chained = ZONE.chained.load(Ordering::Acquire);
-    if chained == libc::SIG_DFL || chained == libc::SIG_IGN {
+    let Some(chained) = ZONE.chained_handler() else {
         ZONE.foreign.fetch_add(1, Ordering::Relaxed);
         return;
-    }
+    };
     // SAFETY: `chained` came out of sigaction, with the flag that says which of the two types it has.
     unsafe {
         if ZONE.chained_is_siginfo.load(Ordering::Acquire) {

@@ -153,6 +153,14 @@ impl Zone {
         unsafe { table.add(index).as_ref() }
     }
 
+    /// The handler of the host's that ours stands before, if it has one.
+    #[inline(always)]
+    #[must_use]
+    pub fn chained_handler(&self) -> Option<usize> {
+        let chained = self.chained.load(Ordering::Acquire);
+        (chained != libc::SIG_DFL && chained != libc::SIG_IGN).then_some(chained)
+    }
+
     /// Says whose samples `fd` makes; false when the descriptor is too large for the table.
     pub fn bind_fd(&self, fd: i32, state: *const ThreadState) -> bool {
         match self.fd_slot(fd) {

@@ -16,7 +16,7 @@ use crate::resolve::native::NativeDetail;
 use crate::sampler::linux_perf::MIN_PERIOD_NS;
 use crate::sampler::native::publish::Publisher;
 use crate::sampler::pool;
-use crate::sampler::signals::{self, SAMPLE_SIGNAL, SignalOwner};
+use crate::sampler::signals::{SAMPLE_SIGNAL, SignalOwner};
 use crate::sampler::source::{Engine, Source};
 use crate::sampler::tasks::{self, TaskList};
 use figures::Totals;
@@ -509,7 +509,7 @@ impl Manager {
         let deadline = now_ns() + QUIET_NS;
         // A signal of ours that is still on its way must not find the host's handler, which is put back next.
         let is_on_its_way = |thread: &Tracked| !thread.blocked && tasks::is_pending(thread.tid, SAMPLE_SIGNAL);
-        let is_hosts_too = signals::is_chained();
+        let is_hosts_too = ZONE.chained_handler().is_some();
         while self.threads.iter().any(|it| !it.state.is_quiet() || is_hosts_too && is_on_its_way(it))
             && now_ns() < deadline
         {
